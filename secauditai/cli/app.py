@@ -1,0 +1,93 @@
+"""The entry point `secauditai`: command groups, loaded when they are called, and the only error boundary."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from secauditai import __version__
+from secauditai.errors import SecAuditError
+
+EXIT_ERROR = 1
+EXIT_GATE = 3
+"""Exit code of a failed gate: `verify`, `evaluate --min`."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named by module and attribute and imported only when needed."""
+
+    def __init__(self, *args: Any, commands_at: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands_at = commands_at or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order they are declared, which is the order of the work."""
+        return [*self.commands_at, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return the command."""
+        if cmd_name in self.commands_at:
+            module, attribute = self.commands_at[cmd_name].split(":")
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+TRAIN_COMMANDS = {
+    "prepare": "secauditai.cli.data:prepare",
+    "validate": "secauditai.cli.data:validate",
+    "split": "secauditai.cli.data:split",
+    "base": "secauditai.cli.training:base",
+    "finetune": "secauditai.cli.training:finetune",
+    "start": "secauditai.cli.training:start",
+    "resume": "secauditai.cli.training:resume",
+    "monitor": "secauditai.cli.monitor:monitor",
+    "evaluate": "secauditai.cli.evaluate:evaluate",
+    "report": "secauditai.cli.evaluate:report",
+    "predict": "secauditai.cli.evaluate:predict",
+    "export": "secauditai.cli.export:export",
+    "verify": "secauditai.cli.export:verify",
+    "tune": "secauditai.cli.tune:tune",
+    "config": "secauditai.cli.config:config",
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="secauditai")
+def cli() -> None:
+    """Train, evaluate and ship models that find vulnerabilities in source code.
+
+    \b
+    Example:
+      secauditai train prepare --dataset security_dataset --output training_data
+    """
+
+
+@cli.group(cls=LazyGroup, commands_at=TRAIN_COMMANDS)
+def train() -> None:
+    """From labelled samples to a verified ONNX model.
+
+    \b
+    Example:
+      secauditai train finetune --model transformer --data security_dataset
+    """
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr, anything else keeps its traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        code = 130
+    except SecAuditError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = EXIT_ERROR
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = EXIT_ERROR
+    sys.exit(code)

@@ -1,0 +1,92 @@
+"""Options that commands share, and the flags derived from the settings."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from secauditai.config.leaves import Leaf, leaves
+from secauditai.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+WORKSPACE_VARIABLE = "SECAUDITAI_WORKSPACE"
+DEFAULT_WORKSPACE = ".secauditai"
+
+
+def _workspace(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
+    if "://" in value:
+        raise ConfigError(
+            f"the workspace {value} is remote, which is not supported here", hint="Give a local directory."
+        )
+    return Path(value).expanduser().absolute()
+
+
+workspace_option = click.option(
+    "--workspace",
+    envvar=WORKSPACE_VARIABLE,
+    default=DEFAULT_WORKSPACE,
+    show_default=True,
+    callback=_workspace,
+    help=f"Directory of runs, configurations, cache and MLflow database; also {WORKSPACE_VARIABLE}.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, all else on stderr."
+)
+address_option = click.option(
+    "--address", default=None, help="Ray cluster to use, such as `auto` or `ray-head:6379`; default this machine."
+)
+
+
+class SettingType(click.ParamType[Any]):
+    """A flag's value, checked by the setting it belongs to."""
+
+    def __init__(self, leaf: Leaf) -> None:
+        self.leaf = leaf
+        self.name = "|".join(leaf.choices) if leaf.choices else leaf.types[0].__name__
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text; a wrong one is a usage error that names the flag."""
+        try:
+            return self.leaf.parse(value, where=None)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+def setting_options(*names: str) -> Callable[[Command], Command]:
+    """Add one flag per named setting; the command gets only those given, as the mapping `settings`."""
+
+    def decorate(function: Command) -> Command:
+        for name in reversed(names or tuple(leaves())):
+            function = _setting_option(leaves()[name])(function)
+        return function
+
+    return decorate
+
+
+def _setting_option(leaf: Leaf) -> Callable[[Command], Command]:
+    shown = leaf.help if leaf.default is None else f"{leaf.help}  [default: {leaf.default}]"
+    if leaf.types == (bool,):
+        declaration = f"{leaf.flag}/--no-{leaf.flag[2:]}"
+        return click.option(declaration, leaf.name, default=None, expose_value=False, callback=_collect, help=shown)
+    return click.option(
+        leaf.flag, leaf.name, type=SettingType(leaf), default=None, expose_value=False, callback=_collect, help=shown
+    )
+
+
+def _collect(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None and param.name:
+        given_settings(ctx)[param.name] = value
+
+
+def given_settings(ctx: click.Context) -> dict[str, Any]:
+    """The settings that this command line names: the topmost layer."""
+    settings: dict[str, Any] = ctx.meta.setdefault("secauditai.settings", {})
+    return settings
+
+
+def tracking_variable() -> str | None:
+    """The MLflow server the environment names, if any."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None

@@ -1,0 +1,83 @@
+"""The door to Ray's runtime: connecting, how long that took, and what the cluster has.
+
+Ray's own words go to its log files; a session is started at most once per process and reused.
+"""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from secauditai.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A live connection to Ray."""
+
+    started_here: bool
+    startup_seconds: float
+    cpus: float
+    gpus: float
+    nodes: int
+
+
+def ensure_ray(address: str | None = None) -> Cluster:
+    """Connect to Ray, or start it on this machine when there is no address.
+
+    `RAY_ADDRESS` counts as an address. A connection that exists is reused.
+
+    Raises:
+        ClusterError: when the address does not answer.
+    """
+    _quieten()
+    import ray
+
+    started = time.monotonic()
+    fresh = not ray.is_initialized()
+    if fresh:
+        _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+    resources = ray.cluster_resources()
+    return Cluster(
+        started_here=fresh,
+        startup_seconds=time.monotonic() - started,
+        cpus=float(resources.get("CPU", 0.0)),
+        gpus=float(resources.get("GPU", 0.0)),
+        nodes=sum(1 for node in ray.nodes() if node["Alive"]),
+    )
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            include_dashboard=False if address == "local" else None,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        hint = "Start one with `ray start --head`, or leave --address out to run on this machine."
+        raise ClusterError(f"no Ray cluster answers at {address}: {error}".splitlines()[0], hint=hint) from None
+
+
+def in_ray_job() -> bool:
+    """Whether this process was started by the Ray job API."""
+    return bool(os.environ.get("RAY_JOB_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+
+
+def close_ray() -> None:
+    """Disconnect, and stop Ray where it was started by this process."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    """Keep Ray's progress bars, usage notes and telemetry off the terminal; must run before Ray is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

@@ -1,0 +1,1 @@
+"""Settings: one declaration each, from which flags, files and documentation derive."""

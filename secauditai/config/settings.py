@@ -1,0 +1,176 @@
+"""Every setting of a training run: its name, type, range, default and help, declared once.
+
+Flags, YAML keys, `config set` keys, MLflow params, sweep samples and the generated reference page derive from here.
+Leaf names are unique over all sections: `--learning-rate` and `optimization.learning_rate` are one setting.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TASKS = ("vulnerability_detection", "category_classification", "severity_prediction")
+MULTI_TASK = "multi_task"
+SELECTABLE_METRICS = ("f1", "roc_auc", "average_precision", "accuracy", "mcc", "loss")
+
+
+class Section(BaseModel):
+    """A group of settings; immutable, and strict about unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class InputSettings(Section):
+    """What is read and how code becomes token windows."""
+
+    data: str | None = Field(
+        None, description="Training data: a file, directory, glob, prepared dataset or `security_dataset`."
+    )
+    max_length: int = Field(512, ge=16, le=8192, description="Tokens per window, special tokens included.")
+    stride: int | None = Field(
+        None, ge=0, le=4096, description="Tokens that neighbouring windows share; default an eighth of `max_length`."
+    )
+    max_windows: int = Field(
+        8, ge=1, le=1024, description="Windows of one sample used per epoch in training; evaluation uses all."
+    )
+    long_code: Literal["windows", "truncate", "head-tail"] = Field(
+        "windows",
+        description="What happens to code longer than `max_length`: all windows, its beginning, or both ends.",
+    )
+    augment: bool = Field(False, description="Train on label-preserving rewrites of the code as well.")
+    augment_variants: int = Field(4, ge=1, le=64, description="Rewrites precomputed per sample when `augment` is on.")
+    max_rejected: float = Field(
+        0.05, ge=0.0, le=1.0, description="Share of samples that may be refused before data counts as broken."
+    )
+    ray_data_min_mb: float = Field(
+        64.0,
+        ge=0.0,
+        description="Input size in MiB from which Ray Data does the work; smaller input stays in the process.",
+    )
+
+
+class ArchitectureSettings(Section):
+    """The encoder and what is put on it."""
+
+    model: str = Field("transformer", description="A path, registered model, catalogue name or `hub:ID` to start from.")
+    model_size: Literal["tiny", "small", "base", "large"] | None = Field(
+        None, description="Size of the from-scratch `transformer`; default tiny without a GPU, small with one."
+    )
+    vocab_size: int = Field(
+        8192, ge=300, le=100_000, description="Entries of the tokenizer trained for the from-scratch `transformer`."
+    )
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of activations dropped in training.")
+
+
+class ObjectiveSettings(Section):
+    """What the model learns."""
+
+    task: Literal["vulnerability_detection", "category_classification", "severity_prediction", "multi_task"] = Field(
+        "vulnerability_detection", description="What the heads predict; `multi_task` trains all of them on one encoder."
+    )
+    class_weights: Literal["none", "balanced"] = Field("none", description="Weigh the loss by inverse class frequency.")
+    mlm_probability: float = Field(0.15, gt=0.0, lt=1.0, description="Share of tokens masked by `train base`.")
+
+
+class OptimizationSettings(Section):
+    """How the weights move."""
+
+    epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training split.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says."
+    )
+    batch_size: int = Field(32, ge=1, le=65_536, description="Samples per optimizer step, over all workers.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0.0,
+        le=10.0,
+        description="Peak learning rate; default 5e-4 from scratch, 2e-5 for a pretrained encoder.",
+    )
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor"] = Field("adamw", description="Update rule.")
+    weight_decay: float = Field(
+        0.01, ge=0.0, le=1.0, description="Decay of weight matrices; biases and norms are exempt."
+    )
+    scheduler: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after the warm-up.")
+    warmup_ratio: float = Field(
+        0.06, ge=0.0, le=1.0, description="Share of all steps in which the learning rate rises."
+    )
+    gradient_clip: float = Field(1.0, ge=0.0, description="Largest gradient norm; 0 turns clipping off.")
+
+
+class SelectionSettings(Section):
+    """How the best weights are found on the validation split."""
+
+    selection_metric: Literal["auto", "f1", "roc_auc", "average_precision", "accuracy", "mcc", "loss"] = Field(
+        "auto",
+        description="Validation metric that picks the best checkpoint; auto: roc_auc, many classes f1, `base` loss.",
+    )
+    eval_interval: int | None = Field(None, ge=1, description="Steps between validations; default once per epoch.")
+    early_stopping: int = Field(
+        0, ge=0, description="Stop after this many validations without a better one; 0 never stops early."
+    )
+
+
+class ExecutionSettings(Section):
+    """Where and how the run executes."""
+
+    seed: int = Field(13, ge=0, le=2**31 - 1, description="Seed of everything random.")
+    num_workers: int | Literal["auto"] = Field("auto", description="Training processes; auto is one per GPU, or one.")
+    gpu: str | None = Field(
+        None, pattern=r"^\d+(,\d+)*$", description="Local CUDA devices to use, such as `0` or `0,1`."
+    )
+    threads: int | Literal["auto"] = Field("auto", description="CPU threads per worker; auto shares the cores.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of the forward pass; auto measures on the device."
+    )
+    micro_batch_tokens: int = Field(
+        8192, ge=16, description="Tokens per forward pass; a memory knob, not a training setting."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
+    checkpoint_interval: int | None = Field(
+        None, ge=1, description="Steps between checkpoints; default the smaller of one epoch and five minutes."
+    )
+    keep_checkpoints: int | None = Field(
+        None, ge=1, description="Newest checkpoints kept, besides the best; default all."
+    )
+    max_failures: int = Field(
+        3, ge=0, le=100, description="Worker deaths survived by restarting before the run gives up."
+    )
+
+
+class TrainConfig(Section):
+    """All settings of one training run."""
+
+    input: InputSettings = InputSettings()
+    architecture: ArchitectureSettings = ArchitectureSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
+    selection: SelectionSettings = SelectionSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "TrainConfig":
+        window, stride = self.input.max_length, self.input.stride
+        if stride is not None and stride > (window - 2) // 2:
+            raise ValueError(
+                f"stride ({stride}) must be at most half of max_length ({window}) less two; lower --stride"
+            )
+        for name in ("num_workers", "threads"):
+            value = getattr(self.execution, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} must be at least 1 or auto, not {value}; change --{name.replace('_', '-')}")
+        return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The heads that `task` stands for."""
+        return TASKS if self.objective.task == MULTI_TASK else (self.objective.task,)
+
+    @property
+    def stride(self) -> int:
+        """Tokens that neighbouring windows share, resolved."""
+        return self.input.max_length // 8 if self.input.stride is None else self.input.stride
+
+    def flat(self) -> dict[str, Any]:
+        """Every leaf by its own name."""
+        return {leaf: value for section in self.model_dump().values() for leaf, value in section.items()}

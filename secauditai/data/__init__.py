@@ -1,0 +1,1 @@
+"""Labelled samples: reading, cleaning, splitting, tokenising and planning batches."""

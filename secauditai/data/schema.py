@@ -1,0 +1,177 @@
+"""The sample: what one labelled piece of code is, and how raw input becomes one.
+
+Everything that reads data ends here, so that a sample is valid wherever it is met later.
+"""
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+LABELS = ("safe", "vulnerability")
+SEVERITIES = ("none", "low", "medium", "high", "critical")
+NO_CATEGORY = "none"
+FIELDS = ("id", "code", "label", "severity", "category", "metadata")
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("severity", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("metadata", pa.string(), nullable=False),
+    ]
+)
+"""Columns of `samples/*.parquet` and of the split files. `language` and `group` are "" when not known; `metadata` is JSON."""
+
+
+class SampleError(ValueError):
+    """Why one raw sample is refused; `reason` is a short stable word, the message is for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled piece of code."""
+
+    id: str
+    code: str
+    label: str
+    severity: str
+    category: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def language(self) -> str:
+        """The language in lower case, "" when not known."""
+        return str(self.metadata.get("language") or "").lower()
+
+    @property
+    def group(self) -> str:
+        """Samples of one group must share a split; "" when the sample stands alone."""
+        return str(self.metadata.get("group") or "")
+
+    def row(self) -> dict[str, str]:
+        """The sample as a row of `SAMPLE_SCHEMA`."""
+        return {
+            "id": self.id,
+            "code": self.code,
+            "label": self.label,
+            "severity": self.severity,
+            "category": self.category,
+            "language": self.language,
+            "group": self.group,
+            "metadata": json.dumps(self.metadata, sort_keys=True, ensure_ascii=False),
+        }
+
+
+def parse_sample(raw: object) -> Sample:
+    """Validate one raw sample, as in the guide's data format.
+
+    Raises:
+        SampleError: with the reason it is refused for.
+    """
+    if not isinstance(raw, Mapping):
+        raise SampleError(
+            "not_a_mapping", f"a sample must be a mapping with the keys {', '.join(FIELDS)}, not {_kind(raw)}"
+        )
+    label = _choice(raw, "label", LABELS, default=None)
+    severity = _choice(raw, "severity", SEVERITIES, default="none")
+    return Sample(
+        id=_identifier(raw),
+        code=normalise_code(_code(raw)),
+        label=label,
+        severity=severity,
+        category=_category(raw),
+        metadata=_metadata(raw),
+    )
+
+
+def normalise_code(code: str) -> str:
+    """Unify line ends and unicode (NFC), drop a byte order mark and trailing blank lines."""
+    unified = code.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
+    return unicodedata.normalize("NFC", unified).rstrip("\n") + "\n"
+
+
+def code_key(code: str) -> str:
+    """Digest of code that is equal for exact duplicates: all white space is folded."""
+    return hashlib.sha256(" ".join(code.split()).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _identifier(raw: Mapping[Any, Any]) -> str:
+    value = raw.get("id")
+    if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
+        raise SampleError("bad_id", f"'id' must be a non-empty string, not {_kind(value)}")
+    return str(value).strip()
+
+
+def _code(raw: Mapping[Any, Any]) -> str:
+    value = raw.get("code")
+    if value is None:
+        raise SampleError("no_code", "'code' is missing")
+    if not isinstance(value, str):
+        raise SampleError("bad_code", f"'code' must be a string, not {_kind(value)}")
+    if not value.strip():
+        raise SampleError("no_code", "'code' is empty")
+    if "\x00" in value:
+        raise SampleError("binary_code", "'code' contains NUL characters, so it is not source code")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SampleError("bad_code", f"'code' is not valid unicode ({error.reason})") from error
+    return value
+
+
+def _choice(raw: Mapping[Any, Any], key: str, allowed: tuple[str, ...], default: str | None) -> str:
+    value = raw.get(key)
+    if value is None and default is not None:
+        return default
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text not in allowed:
+        shown = "missing" if value is None else f"{str(value)[:40]!r}"
+        raise SampleError(f"bad_{key}", f"'{key}' is {shown}; it must be one of {', '.join(allowed)}")
+    return str(text)
+
+
+def _category(raw: Mapping[Any, Any]) -> str:
+    value = raw.get("category")
+    if value is None:
+        return NO_CATEGORY
+    if not isinstance(value, str) or not value.strip():
+        raise SampleError("bad_category", f"'category' must be a non-empty string, not {_kind(value)}")
+    return value.strip().lower()
+
+
+def _metadata(raw: Mapping[Any, Any]) -> dict[str, Any]:
+    value = raw.get("metadata")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SampleError("bad_metadata", f"'metadata' must be a mapping, not {_kind(value)}")
+    return {str(key): _plain(item) for key, item in value.items()}
+
+
+def _plain(value: object) -> object:
+    """Turn a metadata value into what JSON can hold; dates and the like become their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _kind(value: object) -> str:
+    return "missing" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,1 @@
+"""Honest numbers about a model, and the report that shows them."""

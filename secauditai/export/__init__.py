@@ -1,0 +1,1 @@
+"""ONNX: writing it, checking it, publishing it."""

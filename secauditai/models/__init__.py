@@ -1,0 +1,1 @@
+"""Encoders, classifiers and the bundle they are saved in."""

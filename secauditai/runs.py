@@ -1,0 +1,212 @@
+"""Run directories: `runs/<name>/<run_id>/`, what is in them and how one is found.
+
+A run is one training of one model. `run.json` says what it is and how it went; `metrics.jsonl` is its history.
+"""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from secauditai.errors import RunError
+
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The file names of a run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings, written before anything starts."""
+        return self.root / "config.yaml"
+
+    @property
+    def info(self) -> Path:
+        """What the run is and how it went (`RunInfo`)."""
+        return self.root / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        """What the training loop needs besides the settings: paths, label maps, what the promise depends on."""
+        return self.root / "plan.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record per logged step and per validation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One directory per checkpoint."""
+        return self.root / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """One file per rank."""
+        return self.root / "logs"
+
+    @property
+    def bundle(self) -> Path:
+        """The saved model."""
+        return self.root / "bundle"
+
+    @property
+    def initial(self) -> Path:
+        """The encoder and tokenizer that training starts from."""
+        return self.root / "initial"
+
+    @property
+    def evaluations(self) -> Path:
+        """Stored evaluations of the run's model."""
+        return self.root / "evaluations"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """`run.json`: plain data that other processes read while the run goes on."""
+
+    run_id: str
+    name: str
+    kind: str
+    """base | finetune | start"""
+    task: str
+    status: str = RUNNING
+    created: float = field(default_factory=time.time)
+    finished: float | None = None
+    pid: int | None = None
+    config_name: str | None = None
+    parent_run_id: str | None = None
+    mlflow_run_id: str | None = None
+    model_version: int | None = None
+    total_steps: int | None = None
+    steps_per_epoch: int | None = None
+    dataset: str | None = None
+    dataset_hash: str | None = None
+    message: str | None = None
+    """Why the run stopped or failed."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What a finished run printed: metrics, rates, seconds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that exists."""
+
+    layout: RunLayout
+
+    @property
+    def root(self) -> Path:
+        """The run directory."""
+        return self.layout.root
+
+    @property
+    def info(self) -> RunInfo:
+        """The run as its directory says it is now."""
+        return read_info(self.layout)
+
+    def update(self, **changes: Any) -> RunInfo:
+        """Change fields of `run.json` and return the new state."""
+        info = replace(self.info, **changes)
+        write_json(self.layout.info, asdict(info))
+        return info
+
+
+def create_run(workspace: Path, name: str, *, kind: str, task: str, **more: Any) -> Run:
+    """Make the directory of a new run.
+
+    Args:
+        workspace: the workspace directory.
+        name: the model's name; runs of one name stand side by side.
+        kind: base, finetune or start.
+        task: the objective's task.
+        more: further fields of `RunInfo`.
+    """
+    run_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+    layout = RunLayout((workspace / "runs" / name / run_id).absolute())
+    for directory in (layout.checkpoints, layout.logs):
+        directory.mkdir(parents=True)
+    info = RunInfo(run_id=run_id, name=name, kind=kind, task=task, pid=os.getpid(), **more)
+    write_json(layout.info, asdict(info))
+    return Run(layout)
+
+
+def open_run(root: Path) -> Run:
+    """Open a run directory.
+
+    Raises:
+        RunError: when it is none.
+    """
+    run = Run(RunLayout(root.absolute()))
+    read_info(run.layout)
+    return run
+
+
+def read_info(layout: RunLayout) -> RunInfo:
+    """Read `run.json`.
+
+    Raises:
+        RunError: when it is missing or damaged.
+    """
+    try:
+        raw = json.loads(layout.info.read_text(encoding="utf-8"))
+        known = {item.name for item in fields(RunInfo)}
+        return RunInfo(**{key: value for key, value in raw.items() if key in known})
+    except FileNotFoundError:
+        raise RunError("this is not a run directory, it has no run.json", where=str(layout.root)) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"damaged run.json: {error}", where=str(layout.info)) from None
+
+
+def list_runs(workspace: Path, name: str | None = None) -> list[Run]:
+    """All runs of a workspace, or of one name, oldest first."""
+    found = [Run(RunLayout(path.parent)) for path in (workspace / "runs").glob(f"{name or '*'}/*/run.json")]
+    return sorted(found, key=lambda run: (run.root.name, run.root.parent.name))
+
+
+def run_names(workspace: Path) -> list[str]:
+    """The names that have runs."""
+    return sorted({run.root.parent.name for run in list_runs(workspace)})
+
+
+def newest_run(workspace: Path, name: str) -> Run:
+    """The newest run of a model's name.
+
+    Raises:
+        RunError: when there is none.
+    """
+    runs = list_runs(workspace, name)
+    if not runs:
+        known = run_names(workspace)
+        hint = f"Runs here: {', '.join(known)}." if known else "`secauditai train start` or `finetune` makes one."
+        raise RunError(f"there is no run of {name!r} in {workspace}", hint=hint)
+    return runs[-1]
+
+
+def find_run(workspace: Path, run_id: str) -> Run | None:
+    """The run of this id, if the workspace has it."""
+    return next((run for run in list_runs(workspace) if run.root.name == run_id), None)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of `metrics.jsonl`; a last line still being written is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)

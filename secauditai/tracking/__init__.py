@@ -1,0 +1,1 @@
+"""The door to MLflow: runs, metrics and the model registry."""

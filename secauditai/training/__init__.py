@@ -1,0 +1,1 @@
+"""One training loop for several objectives, its checkpoints and its launcher."""

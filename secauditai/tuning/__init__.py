@@ -1,0 +1,1 @@
+"""Sweeps over search spaces through Ray Tune."""
