@@ -44,7 +44,7 @@ def ensure_ray(address: str | None = None) -> Cluster:
         startup_seconds=time.monotonic() - started,
         cpus=float(resources.get("CPU", 0.0)),
         gpus=float(resources.get("GPU", 0.0)),
-        nodes=sum(1 for node in ray.nodes() if node["Alive"]),
+        nodes=len([node for node in ray.nodes() if node["Alive"]]),
     )
 
 

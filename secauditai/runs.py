@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,9 @@ class RunLayout:
         return self.root / "run.json"
 
     @property
-    def plan(self) -> Path:
-        """What the training loop needs besides the settings: paths, label maps, what the promise depends on."""
-        return self.root / "plan.json"
+    def recipe(self) -> Path:
+        """All that the training loop needs: settings resolved, paths, label maps, what the promise depends on."""
+        return self.root / "recipe.json"
 
     @property
     def metrics(self) -> Path:
@@ -195,14 +194,29 @@ def find_run(workspace: Path, run_id: str) -> Run | None:
     return next((run for run in list_runs(workspace) if run.root.name == run_id), None)
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line still being written is left out."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+class MetricsTail:
+    """Reads a growing `metrics.jsonl` piece by piece; a line still being written waits for the next look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records since the last call; all of them again when a restart has cut the file short."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._position:
+                self._position = 0
+            file.seek(self._position)
+            lines = file.read().split(b"\n")
+        self._position += sum(len(line) + 1 for line in lines[:-1])
+        return [json.loads(line) for line in lines[:-1]]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records of `metrics.jsonl`; [] when there is none yet."""
+    return MetricsTail(path).read()
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -133,6 +133,12 @@ class ExecutionSettings(Section):
     keep_checkpoints: int | None = Field(
         None, ge=1, description="Newest checkpoints kept, besides the best; default all."
     )
+    log_interval: int | None = Field(
+        None, ge=1, description="Steps between logged steps; default so that a run logs about a thousand."
+    )
+    max_skipped: int = Field(
+        3, ge=0, le=1000, description="Steps in a row with a non-finite gradient that are skipped before the run stops."
+    )
     max_failures: int = Field(
         3, ge=0, le=100, description="Worker deaths survived by restarting before the run gives up."
     )

@@ -18,6 +18,13 @@ SEVERITIES = ("none", "low", "medium", "high", "critical")
 NO_CATEGORY = "none"
 FIELDS = ("id", "code", "label", "severity", "category", "metadata")
 
+TASK_COLUMNS = {
+    "vulnerability_detection": "label",
+    "category_classification": "category",
+    "severity_prediction": "severity",
+}
+"""The column that each task predicts."""
+
 SAMPLE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -30,7 +37,7 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("metadata", pa.string(), nullable=False),
     ]
 )
-"""Columns of `samples/*.parquet` and of the split files. `language` and `group` are "" when not known; `metadata` is JSON."""
+"""Columns of sample and split files. `language` and `group` are "" when not known; `metadata` is JSON."""
 
 
 class SampleError(ValueError):

@@ -1,0 +1,161 @@
+"""`train prepare`, `validate` and `split`: from raw samples to a split dataset."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from secauditai.cli.app import EXIT_ERROR
+from secauditai.cli.options import address_option, json_option
+from secauditai.cli.output import Output, duration
+from secauditai.config.leaves import leaves
+from secauditai.errors import DataError
+
+SHOWN_FINDINGS = 20
+dataset_option = click.option(
+    "--dataset", required=True, help="A file, directory, glob or prepared dataset, or the built-in `security_dataset`."
+)
+
+
+@click.command()
+@dataset_option
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
+@click.option("--overwrite", is_flag=True, help="Replace a dataset that is there.")
+@click.option(
+    "--max-rejected",
+    type=click.FloatRange(0, 1),
+    default=leaves()["max_rejected"].default,
+    show_default=True,
+    help=leaves()["max_rejected"].help,
+)
+@click.option(
+    "--ray-data-min-mb",
+    type=click.FloatRange(0),
+    default=leaves()["ray_data_min_mb"].default,
+    show_default=True,
+    help=leaves()["ray_data_min_mb"].help,
+)
+@address_option
+@json_option
+def prepare(
+    dataset: str,
+    output: Path,
+    overwrite: bool,
+    max_rejected: float,
+    ray_data_min_mb: float,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Read, validate and clean labelled samples into a dataset directory.
+
+    \b
+    Example:
+      secauditai train prepare --dataset security_dataset --output training_data
+    """
+    from secauditai.data.prepare import prepare as prepare_data
+
+    out = Output(as_json=as_json)
+    started = time.monotonic()
+    with out.progress() as progress:
+        done = prepare_data(
+            dataset,
+            output,
+            ray_data_min_mb=ray_data_min_mb,
+            max_rejected=max_rejected,
+            overwrite=overwrite,
+            address=address,
+            progress=progress,
+        )
+    seconds = time.monotonic() - started
+    way = "Ray Data" if done.through_ray else "this process"
+    out.say(f"Prepared {output} in {duration(seconds)}, through {way}")
+    out.say(f"  read {done.read} = kept {done.kept} + rejected {done.rejected} + duplicates {done.duplicates}")
+    manifest = done.dataset.manifest
+    for key in ("labels", "languages", "categories"):
+        out.say(f"  {key}: " + ", ".join(f"{name or 'unknown'} {count}" for name, count in manifest[key].items()))
+    if done.rejected:
+        out.warn(f"{done.rejected} samples were refused; see {done.dataset.layout.rejected}")
+    out.next_step(f"secauditai train split --dataset {output}")
+    out.document(
+        {
+            "read": done.read,
+            "kept": done.kept,
+            "rejected": done.rejected,
+            "duplicates": done.duplicates,
+            "output": str(output.absolute()),
+            "content_hash": done.dataset.content_hash,
+            "seconds": round(seconds, 3),
+        }
+    )
+
+
+@click.command()
+@dataset_option
+@json_option
+@click.pass_context
+def validate(ctx: click.Context, /, dataset: str, as_json: bool) -> None:
+    """Check data and name file, line and sample of every finding; exits with 1 when there is an error.
+
+    \b
+    Example:
+      secauditai train validate --dataset training_data
+    """
+    from secauditai.data.validate import validate as validate_data
+
+    out = Output(as_json=as_json)
+    with out.progress() as progress:
+        result = validate_data(dataset, progress)
+    for finding in result.findings[:SHOWN_FINDINGS]:
+        sample = f" sample {finding.id}" if finding.id else ""
+        out.say(f"{finding.where}:{sample} {finding.level}: {finding.message} [{finding.reason}]")
+    if len(result.findings) > SHOWN_FINDINGS:
+        rest = Counter(f"{finding.level} {finding.reason}" for finding in result.findings[SHOWN_FINDINGS:])
+        out.say("… and " + ", ".join(f"{count} × {what}" for what, count in rest.items()) + "; --json lists all")
+    warnings = len(result.findings) - result.errors
+    out.say(f"{result.kept} of {result.read} samples are good; {result.errors} errors, {warnings} warnings")
+    if result.ok:
+        out.next_step(f"secauditai train split --dataset {dataset}")
+    out.document(result.document())
+    if not result.ok:
+        ctx.exit(EXIT_ERROR)
+
+
+@click.command()
+@dataset_option
+@click.option("--train", type=float, default=0.8, show_default=True, help="Share of samples to train on.")
+@click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")
+@click.option("--test", type=float, default=0.1, show_default=True, help="Share to evaluate on.")
+@click.option("--seed", type=int, default=leaves()["seed"].default, show_default=True, help="Seed of the split.")
+@json_option
+def split(dataset: str, train: float, val: float, test: float, seed: int, as_json: bool) -> None:
+    """Split a prepared dataset so that no group is in two splits; splits that are there are replaced.
+
+    \b
+    Example:
+      secauditai train split --dataset training_data --train 0.8 --val 0.1 --test 0.1
+    """
+    from secauditai.data.dataset import is_dataset, open_dataset
+    from secauditai.data.split import check_ratios, split_dataset
+
+    out = Output(as_json=as_json)
+    ratios = {"train": train, "val": val, "test": test}
+    check_ratios(ratios)
+    root = Path(dataset)
+    if not is_dataset(root):
+        hint = f"`secauditai train prepare --dataset {dataset} --output training_data` makes one."
+        raise DataError(f"{dataset} is not a prepared dataset", hint=hint)
+    opened = open_dataset(root)
+    if opened.splits():
+        out.say(f"Replacing the splits of {root}")
+    result = split_dataset(opened, ratios, seed=seed)
+    for warning in result.warnings:
+        out.warn(warning)
+    total = sum(result.counts.values())
+    for name, count in result.counts.items():
+        labels = Counter(result.dataset.table(name).column("label").to_pylist())
+        shown = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
+        out.say(f"  {name}: {count} samples ({count / total:.1%}; {shown})")
+    out.say(f"{result.straddling_clusters} groups are in more than one split, recomputed from the written files")
+    out.next_step(f"secauditai train finetune --model transformer --data {dataset}")
+    out.document({**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters})

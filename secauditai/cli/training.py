@@ -1,0 +1,207 @@
+"""`train base`, `finetune`, `start` and `resume`: one training loop, four ways to ask for it."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
+from secauditai.cli.output import Output, duration, number
+from secauditai.config.files import NamedConfigs, check_name, read_layer, resolve_config
+from secauditai.errors import ConfigError
+from secauditai.runs import RunInfo, list_runs
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop before anything is written.")
+
+
+@click.command()
+@click.option("--name", default=None, help="Name of the registered encoder; default the model's own.")
+@setting_options()
+@dry_run_option
+@address_option
+@workspace_option
+@json_option
+@click.pass_context
+def base(ctx: click.Context, /, name: str | None, workspace: Path, **options: Any) -> None:
+    """Adapt an encoder to your code by masked-language modelling.
+
+    \b
+    Example:
+      secauditai train base --data training_data --model transformer --epochs 10
+    """
+    settings = given_settings(ctx)
+    default = str(settings.get("model", "transformer")).removeprefix("hub:").rsplit("/", 1)[-1]
+    _train("base", name or default, settings, workspace, **options)
+
+
+@click.command()
+@click.option("--name", default="trained_model", show_default=True, help="Name the model is registered by.")
+@setting_options()
+@dry_run_option
+@address_option
+@workspace_option
+@json_option
+@click.pass_context
+def finetune(ctx: click.Context, /, name: str, workspace: Path, **options: Any) -> None:
+    """Fine-tune an encoder for a task.
+
+    \b
+    Example:
+      secauditai train finetune --model transformer --task vulnerability_detection --data training_data
+    """
+    _train("finetune", name, given_settings(ctx), workspace, **options)
+
+
+@click.command()
+@click.option("--config", "config_name", default=None, help="Name of a configuration, or a YAML file.")
+@click.option("--name", default=None, help="Name the model is registered by; default the configuration's.")
+@setting_options()
+@dry_run_option
+@address_option
+@workspace_option
+@json_option
+@click.pass_context
+def start(
+    ctx: click.Context, /, config_name: str | None, name: str | None, workspace: Path, as_json: bool, **options: Any
+) -> None:
+    """Train with a named configuration; flags win over it.
+
+    Without --config and --data, the newest run started so is repeated with this line's flags, as a new version.
+
+    \b
+    Example:
+      secauditai train start --config custom_model --data training_data --gpu 0 --checkpoint-interval 1000
+    """
+    flags = given_settings(ctx)
+    if config_name is None and "data" not in flags:
+        last = _last_start(workspace)
+        config_name, layer = last.config_name, read_layer(_config_of(workspace, last))
+        name = name or last.name
+        changes = ", ".join(f"{key} {value}" for key, value in flags.items()) or "no change"
+        Output(as_json=as_json).say(f"Repeating run {last.run_id} of {name} with {changes}")
+    else:
+        layer = NamedConfigs(workspace).read(config_name) if config_name else {}
+    name = name or (Path(config_name).stem if config_name else "custom_model")
+    _train("start", name, {**layer, **flags}, workspace, as_json=as_json, config_name=config_name, **options)
+
+
+def _last_start(workspace: Path) -> RunInfo:
+    started = [run.info for run in list_runs(workspace) if run.info.kind == "start" and run.info.parent_run_id is None]
+    if not started:
+        raise ConfigError(
+            "nothing to repeat: no `start` run in this workspace yet",
+            where=str(workspace),
+            hint="Name --config and --data.",
+        )
+    return started[-1]
+
+
+def _config_of(workspace: Path, info: RunInfo) -> Path:
+    return workspace / "runs" / info.name / info.run_id / "config.yaml"
+
+
+@click.command()
+@click.option("--model", "name", required=True, help="Name of the model whose newest run goes on.")
+@click.option(
+    "--checkpoint", default="latest", show_default=True, help="latest, best, a step, checkpoint_1000.pt, or a path."
+)
+@address_option
+@workspace_option
+@json_option
+def resume(name: str, checkpoint: str, address: str | None, workspace: Path, as_json: bool) -> None:
+    """Go on with an interrupted run, or branch from an older checkpoint.
+
+    The latest checkpoint continues the same run; an older one starts a new run that names its parent.
+
+    \b
+    Example:
+      secauditai train resume --model custom_model --checkpoint checkpoint_1000.pt
+    """
+    from secauditai.pipeline import go_on
+    from secauditai.training.resume import describe, resolve_resume
+
+    out = Output(as_json=as_json)
+    found = resolve_resume(workspace, check_name(name, "model"), checkpoint)
+    if found.complete:
+        info = found.run.info
+        out.say(
+            f"Run {info.run_id} of {name} is complete (step {info.total_steps}), registered as {name}/{info.model_version}."
+        )
+        out.next_step(f"secauditai train evaluate --model {name} --test-data security_dataset")
+        out.document(
+            {"run_id": info.run_id, "run_dir": str(found.run.root), "model": name, "version": info.model_version}
+        )
+        return
+    out.say(describe(found))
+    with out.progress() as progress:
+        outcome = go_on(found.run, workspace, address=address, progress=progress, notify=out.say)
+    _report(outcome, out)
+
+
+def _train(
+    kind: str,
+    name: str,
+    layer: dict[str, Any],
+    workspace: Path,
+    *,
+    as_json: bool,
+    dry_run: bool,
+    address: str | None,
+    config_name: str | None = None,
+) -> None:
+    out = Output(as_json=as_json)
+    config = resolve_config(layer)
+    check_name(name, "model")
+    if config.input.data is None:
+        raise ConfigError(
+            "there is no training data", where="--data", hint="Name a file, a directory or security_dataset."
+        )
+    from secauditai.training.preparation import plan_training
+    from secauditai.training.request import TrainRequest
+
+    request = TrainRequest(kind, name, config, workspace, config_name, address)
+    with out.progress() as progress:
+        plan = plan_training(request, progress)
+        if plan.devices.warning:
+            out.warn(plan.devices.warning)
+        out.say(f"Model: {plan.model.description}")
+        out.say(f"Data: {plan.dataset.origin} ({plan.train.num_rows} train, {plan.val.num_rows} val)")
+        if dry_run:
+            _show_plan(plan, out)
+            return
+        from secauditai.pipeline import train
+
+        outcome = train(plan, progress=progress, notify=out.say)
+    _report(outcome, out)
+
+
+def _show_plan(plan: Any, out: Output) -> None:
+    from secauditai.training.estimate import estimate
+
+    document = estimate(plan)
+    for key, value in document.items():
+        out.say(f"  {key.replace('_', ' ')}: {number(value) if isinstance(value, int | float) else value}")
+    out.say("Nothing was written: this was a dry run.")
+    out.document(document)
+
+
+def _report(outcome: Any, out: Output) -> None:
+    info = outcome.run.info
+    rate = f"{outcome.samples_per_second:.1f} samples/s"
+    if outcome.version is None:
+        out.say(
+            f"Stopped at step {outcome.global_step} of {info.total_steps} after {duration(outcome.seconds)} ({rate})."
+        )
+        out.next_step(f"secauditai train resume --model {info.name}")
+    else:
+        shown = ", ".join(f"{key} {number(value)}" for key, value in outcome.metrics.items())
+        out.say(f"Step {outcome.global_step} in {duration(outcome.seconds)} ({rate}); validation: {shown}")
+        out.say(f"Registered {info.name}/{outcome.version} from {outcome.run.root}")
+        out.next_step(_next_command(info))
+    out.document(outcome.document())
+
+
+def _next_command(info: RunInfo) -> str:
+    if info.kind == "base":
+        return f"secauditai train finetune --model {info.name} --data {info.dataset}"
+    return f"secauditai train evaluate --model {info.name} --test-data {info.dataset}"

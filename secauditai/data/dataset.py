@@ -1,0 +1,170 @@
+"""The prepared dataset directory: its file names, opening it, and writing it whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from secauditai.data.schema import SAMPLE_SCHEMA
+from secauditai.errors import DataError
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+CLUSTER_SCHEMA = SAMPLE_SCHEMA.append(pa.field("cluster", pa.string(), nullable=False))
+"""Columns of the split files: `cluster` names the samples that share a split."""
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """The file names of a dataset directory."""
+
+    root: Path
+
+    @property
+    def samples(self) -> Path:
+        """All kept samples."""
+        return self.root / "samples" / "part-00000.parquet"
+
+    @property
+    def rejected(self) -> Path:
+        """Every refused sample with its place and reason."""
+        return self.root / "rejected.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """Counts, digests, sources and settings."""
+        return self.root / "manifest.json"
+
+    def split(self, name: str) -> Path:
+        """The samples of a split."""
+        return self.root / name / "part-00000.parquet"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset directory, or one split of it."""
+
+    name: str
+    """What the user called it."""
+    layout: DatasetLayout
+    manifest: dict[str, Any]
+    origin: str
+    """What the name was resolved to."""
+    only: str | None = None
+    """The one split this is a view of."""
+
+    @property
+    def root(self) -> Path:
+        """The dataset directory."""
+        return self.layout.root
+
+    @property
+    def content_hash(self) -> str:
+        """Digest of all kept samples, whatever their order in the source."""
+        return str(self.manifest["content_hash"])
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits it has; () when it was not split."""
+        return tuple(self.manifest.get("splits", {}).get("counts", {}))
+
+    def table(self, split: str | None = None) -> pa.Table:
+        """The samples of a split, or all of them, by id."""
+        wanted = split or self.only
+        return pq.read_table(self.layout.split(wanted) if wanted else self.layout.samples)
+
+    def test_table(self) -> pa.Table:
+        """What an evaluation means by this dataset: its `test`, or all of it when it is unsplit."""
+        return self.table("test" if self.only is None and "test" in self.splits() else None)
+
+
+def open_dataset(root: Path, *, name: str | None = None, origin: str | None = None) -> Dataset:
+    """Open a prepared dataset directory after comparing its files with the manifest.
+
+    Raises:
+        DataError: when it is none, or a file is missing or differs.
+    """
+    layout = DatasetLayout(root)
+    try:
+        manifest = json.loads(layout.manifest.read_text(encoding="utf-8"))
+        files = manifest["files"]
+        manifest["content_hash"]
+    except FileNotFoundError:
+        raise DataError("not a prepared dataset: it has no manifest.json", where=str(root)) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"damaged manifest: {error}", where=str(layout.manifest)) from None
+    for relative, expected in files.items():
+        if not (root / relative).exists() or describe_file(root / relative) != expected:
+            raise DataError(f"damaged dataset: {relative} differs from its manifest", where=str(root))
+    return Dataset(name or str(root), layout, manifest, origin or f"prepared dataset {root}")
+
+
+def one_split(dataset: Dataset, split: str) -> Dataset:
+    """A view of one split.
+
+    Raises:
+        DataError: when the dataset has no such split.
+    """
+    if split not in dataset.splits():
+        known = ", ".join(dataset.splits()) or "none"
+        raise DataError(f"{dataset.root} has no split {split!r}", hint=f"Its splits: {known}.")
+    return replace(dataset, only=split, origin=f"{split} split of {dataset.root}")
+
+
+def is_dataset(root: Path) -> bool:
+    """Whether a directory looks like a prepared dataset."""
+    return DatasetLayout(root).manifest.exists()
+
+
+def content_hash(table: pa.Table) -> str:
+    """Digest of samples ordered by id."""
+    digest = hashlib.sha256()
+    for row in table.select(SAMPLE_SCHEMA.names).to_pylist():
+        digest.update(json.dumps([row[name] for name in SAMPLE_SCHEMA.names], ensure_ascii=False).encode("utf-8"))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write samples as Parquet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+
+
+@contextlib.contextmanager
+def replacing(root: Path) -> Iterator[DatasetLayout]:
+    """A directory to fill beside `root`; it takes its place when all went well, and vanishes otherwise."""
+    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    old = partial.with_suffix(".old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield DatasetLayout(partial)
+        if root.exists():
+            root.rename(old)
+        partial.rename(root)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_manifest(layout: DatasetLayout, manifest: dict[str, Any]) -> None:
+    """Write the manifest, last, with size and digest of every other file."""
+    paths = sorted(path for path in layout.root.rglob("*") if path.is_file() and path != layout.manifest)
+    files = {str(path.relative_to(layout.root)): describe_file(path) for path in paths}
+    document = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
+    layout.manifest.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

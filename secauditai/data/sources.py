@@ -1,0 +1,100 @@
+"""What a user may say after `--data`, `--dataset` and `--test-data`, and what it means.
+
+Raw input is prepared into the cache, addressed by its content, so that it is read once.
+"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from secauditai.data.dataset import SPLITS, Dataset, describe_file, is_dataset, one_split, open_dataset
+from secauditai.data.prepare import BUILT_IN, copy_dataset, prepare, uses_built_in
+from secauditai.data.readers import READERS, list_files
+from secauditai.data.split import DEFAULT_RATIOS, split_dataset
+from secauditai.errors import DataError
+from secauditai.progress import Progress, silent
+
+CACHE_VERSION = 1
+
+
+def open_data(
+    spec: str,
+    *,
+    cache: Path,
+    seed: int = 13,
+    split: bool = False,
+    ray_data_min_mb: float = 64.0,
+    max_rejected: float = 0.05,
+    address: str | None = None,
+    progress: Progress = silent,
+) -> Dataset:
+    """Open a raw file, directory or glob, a prepared dataset, one split of one, or the built-in `security_dataset`.
+
+    Args:
+        spec: what the user said.
+        cache: directory that prepared raw input goes to.
+        seed: of the split made when `split` and the data has none.
+        split: whether train, val and test are needed.
+        ray_data_min_mb: from this input size on, Ray Data does the reading.
+        max_rejected: share of refused samples from which raw data counts as broken.
+        address: the Ray cluster to use.
+        progress: told how many samples are read.
+
+    Raises:
+        DataError: when it is none of these, or cannot be read.
+    """
+    path = _existing(spec)
+    if path is not None and path.parent != path and path.name in SPLITS and is_dataset(path.parent):
+        return one_split(open_dataset(path.parent, name=spec), path.name)
+    if path is not None and is_dataset(path):
+        dataset = open_dataset(path, name=spec, origin=f"prepared dataset {path}")
+        return _split_in_cache(dataset, cache, seed) if split and not dataset.splits() else dataset
+    meant = spec if path is None else str(path)
+    root = cache / "datasets" / _address(meant, max_rejected, seed if split else None)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        if not is_dataset(root):
+            options = {"ray_data_min_mb": ray_data_min_mb, "max_rejected": max_rejected}
+            prepared = prepare(meant, root, address=address, progress=progress, **options)
+            if split:
+                split_dataset(prepared.dataset, DEFAULT_RATIOS, seed=seed)
+    origin = f"built-in {BUILT_IN}" if uses_built_in(meant) else f"raw data {meant}"
+    return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
+
+
+def _existing(spec: str) -> Path | None:
+    """The path that is meant: as written, or with the one data ending that a file of that name has."""
+    path = Path(spec)
+    if path.exists():
+        return path
+    found = [path.with_name(path.name + ending) for ending in READERS if path.with_name(path.name + ending).is_file()]
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise DataError(f"{spec} does not exist, and several files of that name do", hint=f"Name one of {names}.")
+    return found[0] if found else None
+
+
+def _split_in_cache(dataset: Dataset, cache: Path, seed: int) -> Dataset:
+    """A split copy of a prepared dataset that has no splits."""
+    root = cache / "datasets" / f"{dataset.content_hash[:24]}-seed{seed}"
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        if not is_dataset(root) or not open_dataset(root).splits():
+            split_dataset(copy_dataset(dataset, root), DEFAULT_RATIOS, seed=seed)
+    opened = open_dataset(root, name=dataset.name)
+    return replace(opened, origin=f"{dataset.origin}, split 0.8/0.1/0.1 by seed {seed} in {root}")
+
+
+def _address(spec: str, max_rejected: float, seed: int | None) -> str:
+    """The cache address of raw input: a digest of its files and of the settings."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {max_rejected:g}".encode())
+    if uses_built_in(spec):
+        from secauditai.data.corpus import CORPUS_VERSION
+
+        digest.update(f"{BUILT_IN} {CORPUS_VERSION}".encode())
+    else:
+        for path in list_files(spec):
+            digest.update(f"{path} {describe_file(path)['sha256']}\n".encode())
+    return digest.hexdigest()[:24] + ("" if seed is None else f"-seed{seed}")

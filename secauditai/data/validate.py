@@ -1,0 +1,125 @@
+"""`validate`: every finding in some data, with its place and sample id."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from secauditai.data.clusters import build_clusters
+from secauditai.data.dataset import Dataset, content_hash, is_dataset, open_dataset
+from secauditai.data.dedup import Cleaned, clean
+from secauditai.data.prepare import read_parsed
+from secauditai.data.schema import LABELS, code_key
+from secauditai.progress import Progress, silent
+
+ERROR, WARNING = "error", "warning"
+SMALL_CLASS = 10
+IMBALANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong, or worth knowing."""
+
+    level: str
+    """error | warning"""
+    where: str
+    """`file:line`, or the dataset."""
+    id: str
+    """The sample, "" when it is about all of them."""
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What `validate` found."""
+
+    read: int
+    kept: int
+    findings: list[Finding]
+    labels: dict[str, int]
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that are errors."""
+        return sum(finding.level == ERROR for finding in self.findings)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return self.errors == 0
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document."""
+        warnings = len(self.findings) - self.errors
+        head = {"ok": self.ok, "read": self.read, "kept": self.kept, "errors": self.errors, "warnings": warnings}
+        return {**head, "labels": self.labels, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def validate(spec: str, progress: Progress = silent) -> Validation:
+    """Check raw data, or a prepared dataset with its splits.
+
+    Raises:
+        DataError: when the structure cannot be read at all.
+    """
+    if is_dataset(Path(spec)):
+        return _validate_dataset(open_dataset(Path(spec)))
+    cleaned = clean(read_parsed(spec, progress))
+    labels = Counter(sample["label"] for sample in cleaned.kept)
+    findings = [*_rejections(cleaned), *_duplicates(cleaned), *_balance(labels, spec)]
+    return Validation(cleaned.read, len(cleaned.kept), findings, dict(labels))
+
+
+def _rejections(cleaned: Cleaned) -> Iterable[Finding]:
+    return (Finding(ERROR, item.where, item.id, item.reason, item.message) for item in cleaned.rejected)
+
+
+def _duplicates(cleaned: Cleaned) -> Iterable[Finding]:
+    for merge in cleaned.merged:
+        message = "the sample is repeated" if merge.id == merge.into else f"the same code and label as {merge.into}"
+        yield Finding(WARNING, merge.where, merge.id, "duplicate", message + "; `prepare` merges them")
+
+
+def _balance(labels: Counter[str], where: str) -> Iterable[Finding]:
+    for label in LABELS:
+        if not labels[label]:
+            yield Finding(ERROR, where, "", "missing_label", f"no sample is labelled {label}")
+        elif labels[label] < SMALL_CLASS:
+            yield Finding(WARNING, where, "", "small_class", f"only {labels[label]} samples are labelled {label}")
+    total = labels.total()
+    if total and min(labels[label] for label in LABELS) / total < IMBALANCE and all(labels[label] for label in LABELS):
+        shown = ", ".join(f"{labels[label]} {label}" for label in LABELS)
+        yield Finding(
+            WARNING, where, "", "imbalance", f"the labels are unbalanced ({shown}); see --class-weights balanced"
+        )
+
+
+def _validate_dataset(dataset: Dataset) -> Validation:
+    table, where = dataset.table(), str(dataset.root)
+    labels = Counter(table.column("label").to_pylist())
+    findings = list(_balance(labels, where))
+    if content_hash(table) != dataset.content_hash:
+        findings.append(Finding(ERROR, where, "", "content_hash", "the samples differ from the manifest"))
+    if dataset.splits():
+        findings += _leaks(dataset)
+    else:
+        message = "the dataset is not split yet; see `secauditai train split`"
+        findings.append(Finding(WARNING, where, "", "not_split", message))
+    return Validation(int(dataset.manifest["read"]), table.num_rows, findings, dict(labels))
+
+
+def _leaks(dataset: Dataset) -> Iterable[Finding]:
+    """Clusters and code that stand in more than one split."""
+    first: dict[str, tuple[str, str]] = {}
+    for split in dataset.splits():
+        table = dataset.table(split)
+        ids, clusters = table.column("id").to_pylist(), build_clusters(table)
+        keys = [f"code:{code_key(code)}" for code in table.column("code").to_pylist()]
+        for sample, *found in zip(ids, clusters, keys, strict=True):
+            for key in found:
+                seen_in, other = first.setdefault(key, (split, sample))
+                if seen_in != split:
+                    message = f"shares {key.split(':')[0]} with {other} in {seen_in}"
+                    yield Finding(ERROR, str(dataset.layout.split(split)), sample, "leak", message)

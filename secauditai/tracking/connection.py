@@ -1,0 +1,174 @@
+"""How MLflow is imported, reached and kept quiet.
+
+MLflow's own global state (tracking URI, active run) is never touched: every call goes through a client for one URI.
+"""
+
+import logging
+import os
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from secauditai.errors import RunError
+from secauditai.tracking.redact import redact_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger("secauditai.tracking")
+
+Result = TypeVar("Result")
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Otherwise a uv.lock in the user's directory would be copied into every model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    # MLflow's own seven retries keep a caller for minutes; `call` below retries, and says when it gives up.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""MLflow's documented switches; what the user has set wins."""
+PROBE_SECONDS = 5.0
+BRIEF, PATIENT = 10.0, 120.0
+"""Seconds to go on trying before anything has started, and after a training whose result must not be lost."""
+
+
+def load_mlflow() -> None:
+    """Import MLflow: no telemetry, and no log lines on a terminal unless the root logger is set up to show them."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # SQLAlchemy 2.1 deprecates a loader strategy that MLflow 3.17's tables use. The filter stays, because
+    # warnings.catch_warnings is not thread-safe and the shipper imports in a thread.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    if "mlflow" not in sys.modules:
+        for name in ("mlflow", "alembic", "sqlalchemy"):
+            logging.getLogger(name).addHandler(logging.NullHandler())
+    import mlflow  # noqa: F401
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client for a tracking URI whose store exists already.
+
+    Raises:
+        OSError: when a local database is not there: the caller may be on another host than its file.
+    """
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise FileNotFoundError(f"no MLflow database at {path}")
+    load_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a `sqlite:///` URI; None for other stores."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+@cache
+def failures() -> tuple[type[Exception], ...]:
+    """What MLflow raises when it refuses or cannot be reached."""
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether trying again cannot help: MLflow understood the request and said no."""
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return isinstance(error, FileNotFoundError)
+    status = error.get_http_status_code()
+    return 400 <= status < 500 and status not in (408, 429)
+
+
+def error_code(error: Exception) -> str:
+    """MLflow's own name of an error, such as RESOURCE_ALREADY_EXISTS; "" when it has none."""
+    return str(getattr(error, "error_code", ""))
+
+
+def call(action: Callable[[], Result], *, uri: str, patience: float, what: str) -> Result:
+    """Do something with MLflow, again and again while it is locked, overloaded or down.
+
+    Args:
+        action: what to do; must be harmless when done twice.
+        uri: the tracking URI, for the message.
+        patience: seconds after which to give up.
+        what: what is being done, for the message: "cannot <what>".
+
+    Raises:
+        RunError: when MLflow refuses, or is out of reach for longer than `patience`.
+    """
+    give_up, pause = time.monotonic() + patience, 0.25
+    while True:
+        try:
+            return action()
+        except failures() as error:
+            if is_refusal(error) or time.monotonic() + pause > give_up:
+                raise tracking_error(error, uri, what) from error
+            logger.warning("MLflow: cannot %s, trying again: %s", what, first_line(error))
+        time.sleep(pause)
+        pause = min(2 * pause, 10.0) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads out competing processes
+
+
+def tracking_error(error: Exception, uri: str, what: str) -> RunError:
+    """Say in one line what MLflow did not do."""
+    reason = first_line(error)
+    if "out-of-date database schema" in reason:
+        hint = "Save a copy of the database, then run `mlflow db upgrade` with this URI."
+    elif is_refusal(error):
+        hint = None
+    else:
+        hint = "Check that the server or database is up; MLFLOW_TRACKING_URI names another one."
+    return RunError(f"MLflow cannot {what}: {reason}", where=redact_text(uri), hint=hint)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, without credentials or a final full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return redact_text(lines[0]).rstrip(".")
+
+
+def probe(uri: str) -> None:
+    """Ask an http(s) server for a sign of life.
+
+    Raises:
+        RunError: when nothing answers within seconds.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(_without_credentials(uri) + "/health", timeout=PROBE_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # it answered, if only to say no: MLflow's own request will tell why
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if "CERTIFICATE" in str(reason).upper():
+            return  # MLflow has settings of its own for certificates
+        raise RunError(
+            f"no MLflow server answers: {reason}",
+            where=redact_text(uri),
+            hint="Start it, or change or unset MLFLOW_TRACKING_URI.",
+        ) from None
+
+
+def _without_credentials(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")

@@ -1,0 +1,146 @@
+"""Where a workspace's runs and models are recorded: its own sqlite file, or what MLFLOW_TRACKING_URI names."""
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secauditai.errors import ConfigError, RunError
+from secauditai.runs import write_json
+from secauditai.tracking.connection import BRIEF, call, connect, error_code, failures, load_mlflow, probe, sqlite_path
+from secauditai.tracking.redact import redact_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "secauditai"
+VARIABLE = "MLFLOW_TRACKING_URI"
+SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+LOCK_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened tracking store."""
+
+    uri: str
+    client: "MlflowClient"
+    workspace_id: str
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment that all runs belong to."""
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None or found.lifecycle_stage != "active":
+            raise RunError(
+                f"MLflow's experiment {EXPERIMENT!r} is deleted",
+                where=redact_text(self.uri),
+                hint="Restore it with `mlflow experiments restore`, or delete it for good with `mlflow gc`.",
+            )
+        return str(found.experiment_id)
+
+
+def tracking_uri(workspace: Path) -> str:
+    """MLFLOW_TRACKING_URI when it is set, else the workspace's own sqlite file; absolute.
+
+    Raises:
+        ConfigError: when the variable names what MLflow cannot use.
+    """
+    given = os.environ.get(VARIABLE, "").strip()
+    if not given:
+        return _sqlite_uri(workspace / "mlflow.db")
+    scheme = given.partition(":")[0].partition("+")[0].lower()
+    if "://" not in given and scheme not in SERVERS or scheme not in SERVERS + DATABASES:
+        raise ConfigError(
+            f"MLflow cannot track to {redact_text(given)!r}: it keeps no runs in plain files any more",
+            where=VARIABLE,
+            hint="Use http(s)://host:port or sqlite:////absolute/path/mlflow.db, or unset it.",
+        )
+    path = sqlite_path(given)
+    return given if path is None else _sqlite_uri(path)
+
+
+def open_store(workspace: Path) -> Store:
+    """Open the tracking store; its first use creates schema and experiment, once, whoever else tries at the same time.
+
+    Raises:
+        ConfigError: when MLFLOW_TRACKING_URI is unusable.
+        RunError: when the server or database is out of reach or refuses; within seconds.
+    """
+    from filelock import FileLock, Timeout
+
+    uri = tracking_uri(workspace)
+    probe(uri)
+    load_mlflow()
+    workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(workspace / ".tracking.lock", timeout=LOCK_SECONDS):
+            identity = _workspace_id(workspace)
+            client = call(lambda: _open(uri, workspace), uri=uri, patience=BRIEF, what="open the tracking store")
+    except Timeout:
+        raise RunError(
+            "another process has been setting up MLflow for minutes", where=str(workspace / ".tracking.lock")
+        ) from None
+    return Store(uri, client, identity)
+
+
+def open_existing_store(workspace: Path) -> Store | None:
+    """Open the tracking store to look something up; None when this workspace has recorded nothing yet."""
+    path = sqlite_path(tracking_uri(workspace))
+    return None if path is not None and not path.exists() else open_store(workspace)
+
+
+def _open(uri: str, workspace: Path) -> "MlflowClient":
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        _create_database(path, workspace)
+    client = connect(uri)
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        _create_experiment(client, None if uri.startswith("http") else workspace)
+    return client
+
+
+def _create_database(path: Path, workspace: Path) -> None:
+    """Build the schema in a file of another name: a process killed meanwhile leaves no half-made database."""
+    from mlflow import MlflowClient
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _create_experiment(MlflowClient(_sqlite_uri(partial)), workspace)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _create_experiment(client: "MlflowClient", workspace: Path | None) -> None:
+    """Create the experiment; a database needs to be told where artifacts go, a server knows."""
+    location = None if workspace is None else (workspace.absolute() / "artifacts").as_uri()
+    try:
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+    except failures() as error:
+        if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _workspace_id(workspace: Path) -> str:
+    """What tells this workspace's models from others' on a shared server; made at first use."""
+    path = workspace / "workspace.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["workspace_id"])
+    except FileNotFoundError:
+        identity = uuid.uuid4().hex
+        write_json(path, {"workspace_id": identity})
+        return identity
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError("damaged workspace.json", where=str(path), hint="Delete it; it is made anew.") from None
+
+
+def _sqlite_uri(path: Path) -> str:
+    absolute = str(path.absolute())
+    if "?" in absolute:
+        raise ConfigError("MLflow cannot open a database whose path has a question mark", where=absolute)
+    return f"sqlite:///{absolute}"

@@ -1,0 +1,227 @@
+"""The training loop: the same code in this process, in Ray workers, after a restart and on resume.
+
+It reads the run directory, finds the newest whole checkpoint, and goes on from there to the end.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secauditai.data.plan import BatchPlan
+from secauditai.data.tokens import open_token_store
+from secauditai.errors import RunError
+from secauditai.runs import RunLayout, write_json
+from secauditai.training.checkpoint import (
+    TrainState,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from secauditai.training.model import build_model
+from secauditai.training.objectives import build_objective
+from secauditai.training.optimizer import build_optimizer
+from secauditai.training.rank import Rank, open_rank
+from secauditai.training.recipe import Recipe, read_recipe
+from secauditai.training.recorder import Recorder, Speed
+from secauditai.training.schedule import CheckpointClock
+from secauditai.training.step import OutOfMemory, Stepper, StepResult
+from secauditai.training.validation import Validator
+
+logger = logging.getLogger("secauditai.training")
+
+
+def run_rank(config: Mapping[str, str]) -> None:
+    """Train to the end, to early stopping or to a stop request, as one rank of the run in this directory.
+
+    A user's error is written to `failure.json` instead of raised, so that Ray does not take it for a dead worker.
+    """
+    import ray.train
+
+    context = ray.train.get_context()
+    layout = RunLayout(Path(config["run_root"]))
+    recipe = read_recipe(layout.recipe)
+    (layout.root / "ready").touch()  # tells the driver that Ray has started up
+    with open_rank(recipe, layout.logs, context.get_world_rank(), context.get_world_size()) as rank:
+        try:
+            state = Loop(recipe, layout, rank).run()
+        except RunError as error:
+            logger.error("stopped: %s", error)
+            write_json(
+                layout.root / "failure.json", {"message": error.message, "where": error.where, "hint": error.hint}
+            )
+            return
+        ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
+
+
+class Loop:
+    """One rank's walk from its newest checkpoint to the end of the run."""
+
+    def __init__(self, recipe: Recipe, layout: RunLayout, rank: Rank) -> None:
+        self.recipe, self.layout, self.rank = recipe, layout, rank
+        self.store = open_token_store(Path(recipe.train_store))
+        self.model: nn.Module = build_model(recipe).to(rank.device)
+        self.optimizer = build_optimizer(self.model, recipe.optimization, recipe.learning_rate)
+        objective = build_objective(recipe, self.store)
+        self.stepper = Stepper(recipe, rank, self.model, self.optimizer, objective, self.store)
+        self.validator = Validator(recipe, rank, self.model)
+        self.state = TrainState(micro_batch_tokens=recipe.micro_batch_tokens)
+        self.clock = CheckpointClock(recipe.checkpoint_interval, recipe.steps_per_epoch)
+        self.speed = Speed()
+        self.recorder: Recorder | None = None
+
+    def run(self) -> TrainState:
+        """Train on, and return the state at the end."""
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_requests())
+            self._continue_from_newest()
+            if self.rank.leads:
+                self.recorder = Recorder(self.layout.metrics, self.state.metrics_bytes)
+                stack.callback(self.recorder.close)
+                stack.enter_context(self._shipping())
+            if self.state.global_step == 0:
+                self._save()
+            plan = self._plan()
+            self.model.train()
+            while not self.state.finished and self.state.global_step < self.recipe.total_steps:
+                try:
+                    result = self.stepper.run(plan, self.state.global_step + 1, stop=stop.is_set())
+                except OutOfMemory:
+                    plan = self._shrink()
+                    continue
+                self._after_step(plan, result)
+                if result.stop:
+                    logger.info("asked to stop at step %d", self.state.global_step)
+                    break
+        return self.state
+
+    def _continue_from_newest(self) -> None:
+        newest = newest_checkpoint(self.layout.checkpoints, logger.warning)
+        if newest is not None:
+            self.state = load_checkpoint(newest, self.model, self.optimizer)
+            logger.info("continuing from %s", newest.root.name)
+
+    def _plan(self) -> BatchPlan:
+        return BatchPlan(
+            lengths=self.store.lengths,
+            windowing=self.recipe.windowing,
+            seed=self.recipe.seed,
+            batch_size=self.recipe.optimization.batch_size,
+            micro_batch_tokens=self.state.micro_batch_tokens,
+            total_steps=self.recipe.total_steps,
+        )
+
+    def _after_step(self, plan: BatchPlan, result: StepResult) -> None:
+        state, recipe = self.state, self.recipe
+        state.global_step += 1
+        step = state.global_step
+        self.speed.add(result.samples, result.tokens)
+        self._check_finite(plan, step, result)
+        last = step == recipe.total_steps
+        if step % recipe.log_interval == 0 or step == 1 or last:
+            values = {"loss": result.loss, "learning_rate": result.learning_rate, "gradient_norm": result.gradient_norm}
+            self._record("train", values | self.speed.take() if result.updated else {"skipped": 1.0})
+        improved = self._validate() if step % recipe.eval_interval == 0 or last else False
+        state.finished = last or (0 < recipe.early_stopping <= state.stale_validations)
+        if improved or state.finished or result.stop or (self.rank.leads and self.clock.due(step)):
+            self._save()
+
+    def _validate(self) -> bool:
+        """Measure the validation split; tell whether it is the best so far."""
+        metrics, seconds = self.validator.run()
+        self.speed.pause(seconds)
+        self._record("val", metrics | {"seconds": round(seconds, 3)})
+        value = metrics.get(self.recipe.selection_metric)
+        best = self.state.best_value
+        sign = -1.0 if self.recipe.selection_metric == "loss" else 1.0
+        better = value is not None and (best is None or sign * value > sign * best)
+        if better or self.state.best_step is None:
+            self.state.best_value, self.state.best_step, self.state.stale_validations = value, self.state.global_step, 0
+            return True
+        self.state.stale_validations += 1
+        return False
+
+    def _check_finite(self, plan: BatchPlan, step: int, result: StepResult) -> None:
+        """Count steps that were skipped because their gradient was not finite, and give up after too many."""
+        self.state.skipped = 0 if result.updated else self.state.skipped + 1
+        if result.updated:
+            return
+        samples = self.store.samples.column("id").take(plan.samples(step)).to_pylist()
+        logger.warning(
+            "step %d skipped: loss %s, gradient norm %s, samples %s", step, result.loss, result.gradient_norm, samples
+        )
+        if self.state.skipped > self.recipe.max_skipped:
+            newest = newest_checkpoint(self.layout.checkpoints, logger.warning)
+            raise RunError(
+                f"the loss was not finite in {self.state.skipped} steps in a row, the last one step {step}",
+                where=f"samples {', '.join(samples[:8])}{' …' if len(samples) > 8 else ''}",
+                hint="Lower --learning-rate or --gradient-clip. "
+                f"The last good checkpoint is {newest.root.name if newest else 'none'}.",
+            )
+
+    def _shrink(self) -> BatchPlan:
+        """Halve the micro-batch budget; the step is redone with the same samples."""
+        self.state.micro_batch_tokens = max(16, self.state.micro_batch_tokens // 2)
+        logger.warning("out of memory: going on with micro_batch_tokens %d", self.state.micro_batch_tokens)
+        self._record("event", {"event": "out_of_memory", "micro_batch_tokens": self.state.micro_batch_tokens})
+        return self._plan()
+
+    def _record(self, kind: str, values: Mapping[str, Any]) -> None:
+        if self.recorder is not None:
+            epoch = self.state.global_step / self.recipe.steps_per_epoch
+            self.recorder.record(kind, self.state.global_step, epoch, dict(values))
+
+    def _save(self) -> None:
+        """Write a checkpoint; only the leading rank does, all ranks hold the same weights."""
+        if self.recorder is None:
+            return
+        state = replace(self.state, metrics_bytes=self.recorder.position())
+        checkpoint = save_checkpoint(self.layout.checkpoints, self.model, self.optimizer, state)
+        self.clock.saved(state.global_step)
+        logger.info("wrote %s", checkpoint.root.name)
+        if self.recipe.keep_checkpoints:
+            prune_checkpoints(self.layout.checkpoints, self.recipe.keep_checkpoints, state.best_step)
+
+    @contextmanager
+    def _shipping(self) -> Iterator[None]:
+        """Send metrics to MLflow from a background thread while the run goes on."""
+        if self.recipe.tracking_uri is None or self.recipe.mlflow_run_id is None:
+            yield
+            return
+        from secauditai.tracking.shipper import MetricShipper
+
+        shipper = MetricShipper(self.recipe.tracking_uri, self.recipe.mlflow_run_id, self.layout.metrics)
+        shipper.start()
+        try:
+            yield
+        finally:
+            shipper.close(timeout=20.0)
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Turn SIGTERM and SIGINT into an event, where this thread may; a second SIGINT ends the process at once."""
+    wanted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted
+        return
+
+    def request(number: int, _frame: object) -> None:
+        wanted.set()
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield wanted
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -1,0 +1,186 @@
+"""What a run learns: classification heads on an encoder, or masked tokens.
+
+The loop knows an `Objective` only: how much a micro-batch weighs, its summed loss, and what validation says.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secauditai.data.plan import MicroBatch
+from secauditai.data.schema import TASK_COLUMNS
+from secauditai.data.tokens import TokenStore
+from secauditai.data.windows import Windowing
+from secauditai.training.recipe import Recipe
+
+IGNORED = -1
+"""Target of a sample whose label the model does not know; it adds nothing to the loss."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch on the device."""
+
+    plan: MicroBatch
+    input_ids: Tensor
+    """(batch, windows, sequence) int64"""
+    attention_mask: Tensor
+    """(batch, windows, sequence) int64"""
+
+
+class Objective(Protocol):
+    """One thing to learn, over one token store."""
+
+    def weight(self, batch: MicroBatch) -> float:
+        """How much the micro-batch counts; the gradient of a step is the weighted mean over its micro-batches."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The summed loss of the micro-batch, in units of `weight`."""
+
+    def width(self) -> int:
+        """Numbers that validation yields per sample."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, width) float32: what validation keeps of each sample."""
+
+
+class Classification:
+    """Cross entropy of every head, averaged over heads."""
+
+    def __init__(
+        self, heads: Mapping[str, Sequence[str]], store: TokenStore, class_weights: Mapping[str, Sequence[float]] | None
+    ) -> None:
+        self.heads = {task: tuple(labels) for task, labels in heads.items()}
+        self.targets = {task: encode_labels(store, task, labels) for task, labels in self.heads.items()}
+        self.class_weights = {task: np.asarray(values) for task, values in (class_weights or {}).items()}
+
+    def weight(self, batch: MicroBatch) -> float:
+        """Samples with a known label, each counted by its class weight; the mean over heads."""
+        return float(np.mean([self._weights(task, batch.samples).sum() for task in self.heads]))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Sum over samples of weight × cross entropy, averaged over heads."""
+        logits = model(batch.input_ids, batch.attention_mask)
+        total = torch.zeros((), device=batch.input_ids.device)
+        for task in self.heads:
+            targets = torch.from_numpy(self.targets[task][batch.plan.samples]).to(batch.input_ids.device)
+            weights = torch.from_numpy(self._weights(task, batch.plan.samples)).to(batch.input_ids.device)
+            losses = F.cross_entropy(logits[task].float(), targets, reduction="none", ignore_index=IGNORED)
+            total = total + (losses * weights.float()).sum()
+        return total / len(self.heads)
+
+    def width(self) -> int:
+        """The labels of all heads."""
+        return sum(len(labels) for labels in self.heads.values())
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The logits of all heads, side by side."""
+        logits = model(batch.input_ids, batch.attention_mask)
+        return torch.cat([logits[task].float() for task in self.heads], dim=1)
+
+    def split(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """Take (samples, width) apart into each head's logits."""
+        edges = np.cumsum([len(labels) for labels in self.heads.values()])[:-1]
+        return dict(zip(self.heads, np.split(outputs, edges, axis=1), strict=True))
+
+    def _weights(self, task: str, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        targets = self.targets[task][samples]
+        known = targets != IGNORED
+        if task not in self.class_weights:
+            return known.astype(np.float64)
+        weights: npt.NDArray[np.float64] = np.where(known, self.class_weights[task][targets], 0.0)
+        return weights
+
+
+class MaskedLanguage:
+    """Masked-language modelling (arXiv 1810.04805): hide tokens and predict them; 80 % mask, 10 % random, 10 % kept."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        windowing: Windowing,
+        special_ids: Mapping[str, int],
+        vocab_size: int,
+        probability: float,
+        seed: int,
+    ) -> None:
+        self.store, self.windowing, self.special_ids = store, windowing, special_ids
+        self.vocab_size, self.probability, self.seed = vocab_size, probability, seed
+
+    def weight(self, batch: MicroBatch) -> float:
+        """Masked tokens; known from the lengths alone, so that every rank knows it for all micro-batches."""
+        lengths = self.store.lengths[batch.samples, batch.variants][:, None]
+        sizes = np.clip(lengths - batch.windows * self.windowing.step, 0, self.windowing.capacity)
+        return float(np.where(batch.windows >= 0, masked_tokens(sizes, self.probability), 0).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed cross entropy over masked tokens; which ones follows torch's seeded generator."""
+        inputs, rows, columns, targets = self._mask(batch, torch.default_generator)
+        logits = model(inputs, batch.attention_mask.flatten(0, 1), rows, columns)
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def width(self) -> int:
+        """Summed loss and masked tokens."""
+        return 2
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each sample's summed loss and number of masked tokens, always with the same masks."""
+        generator = torch.Generator().manual_seed(self.seed + batch.plan.index)
+        inputs, rows, columns, targets = self._mask(batch, generator)
+        logits = model(inputs, batch.attention_mask.flatten(0, 1), rows, columns)
+        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        samples = rows // batch.input_ids.shape[1]
+        result = torch.zeros(batch.input_ids.shape[0], 2, device=losses.device)
+        return result.index_add(0, samples, torch.stack([losses, torch.ones_like(losses)], dim=1))
+
+    def _mask(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Choose and replace tokens of each window; random numbers come from the CPU on every device."""
+        inputs, device = batch.input_ids.flatten(0, 1).clone(), batch.input_ids.device
+        sizes = (batch.attention_mask.flatten(0, 1).sum(dim=1) - 2).clamp(min=0).cpu()
+        wanted = torch.from_numpy(masked_tokens(sizes.numpy(), self.probability))
+        noise = torch.rand(inputs.shape, generator=generator)
+        column = torch.arange(inputs.shape[1])
+        noise[(column < 1) | (column > sizes[:, None])] = 2.0
+        chosen = noise.argsort(dim=1).argsort(dim=1) < wanted[:, None]
+        rows, columns = (index.to(device) for index in chosen.nonzero(as_tuple=True))
+        targets = inputs[rows, columns]
+        fate = torch.rand(len(rows), generator=generator).to(device)
+        random_ids = torch.randint(0, self.vocab_size, (len(rows),), generator=generator).to(device)
+        masked = torch.where(fate < 0.8, self.special_ids["mask"], torch.where(fate < 0.9, random_ids, targets))
+        inputs[rows, columns] = masked
+        return inputs, rows, columns, targets
+
+
+def masked_tokens(sizes: npt.NDArray[np.int64], probability: float) -> npt.NDArray[np.int64]:
+    """How many of a window's `sizes` tokens are masked: the share, rounded, but at least one."""
+    counts: npt.NDArray[np.int64] = np.maximum(np.rint(sizes * probability), np.minimum(sizes, 1)).astype(np.int64)
+    return counts
+
+
+def encode_labels(store: TokenStore, task: str, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(samples,) int64 label numbers; `IGNORED` where the model has no such label."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    values = store.samples.column(TASK_COLUMNS[task]).to_pylist()
+    return np.array([numbers.get(value, IGNORED) for value in values], dtype=np.int64)
+
+
+def balanced_weights(targets: npt.NDArray[np.int64], n_labels: int) -> list[float]:
+    """Inverse class frequency, n / (labels × count), as scikit-learn's "balanced"; 0 for absent labels."""
+    counts = np.bincount(targets[targets != IGNORED], minlength=n_labels)
+    present = counts > 0
+    return [float(counts.sum() / (present.sum() * count)) if count else 0.0 for count in counts]
+
+
+def build_objective(recipe: Recipe, store: TokenStore) -> Objective:
+    """The objective that a run's recipe describes, over the given store."""
+    if recipe.objective == "masked_language":
+        return MaskedLanguage(
+            store, recipe.windowing, recipe.special_ids, recipe.vocab_size, recipe.mlm_probability, recipe.seed
+        )
+    return Classification(recipe.heads, store, recipe.class_weights)

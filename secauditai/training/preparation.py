@@ -1,0 +1,302 @@
+"""From a request to a recipe: resolve model, data and devices, tokenise, and write the run directory.
+
+`plan_training` looks and counts and writes nothing but caches; `open_run_for` makes the run.
+"""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from secauditai.config.files import write_layer
+from secauditai.data.dataset import Dataset
+from secauditai.data.plan import steps_per_epoch
+from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
+from secauditai.data.sources import open_data
+from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
+from secauditai.errors import ConfigError, DataError
+from secauditai.progress import Progress, silent
+from secauditai.runs import Run, create_run, write_json
+from secauditai.tracking.registry import ResolvedModel, resolve_model
+from secauditai.training.devices import Devices, choose_devices, measure_precision
+from secauditai.training.request import TrainRequest
+
+HASHED_VERSIONS = ("torch", "transformers", "tokenizers", "numpy")
+"""Libraries whose version decides the bits of a result."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a request comes to, before anything is written."""
+
+    request: TrainRequest
+    dataset: Dataset
+    train: pa.Table
+    val: pa.Table
+    model: ResolvedModel
+    devices: Devices
+    heads: dict[str, list[str]]
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def model_size(self) -> str:
+        """The size of a from-scratch encoder."""
+        return self.request.config.architecture.model_size or ("small" if self.devices.device == "cuda" else "tiny")
+
+
+def plan_training(request: TrainRequest, progress: Progress = silent) -> TrainingPlan:
+    """Resolve the model, open the data, choose devices and count steps.
+
+    Raises:
+        ConfigError, DataError, ModelError: when the request cannot be carried out.
+    """
+    config = request.config
+    if config.input.data is None:
+        raise ConfigError(
+            "there is no training data", where="data", hint="Name it with --data, or set `data` in the configuration."
+        )
+    model = resolve_model(config.architecture.model, request.workspace, catalogue_first=request.is_base)
+    if config.architecture.model_size and model.kind != "scratch":
+        raise ConfigError(
+            f"model_size {config.architecture.model_size} does not apply to {model.description}, whose size is fixed",
+            hint="Leave --model-size out, or train `--model transformer` from scratch.",
+        )
+    dataset = open_data(
+        config.input.data,
+        cache=request.workspace / "cache",
+        seed=config.execution.seed,
+        split=True,
+        ray_data_min_mb=config.input.ray_data_min_mb,
+        max_rejected=config.input.max_rejected,
+        progress=progress,
+    )
+    train, val = _training_tables(dataset)
+    heads = {} if request.is_base else {task: _labels(task, train) for task in config.tasks}
+    per_epoch = steps_per_epoch(train.num_rows, config.optimization.batch_size)
+    return TrainingPlan(
+        request=request,
+        dataset=dataset,
+        train=train,
+        val=val,
+        model=model,
+        devices=_devices(request),
+        heads=heads,
+        steps_per_epoch=per_epoch,
+        total_steps=config.optimization.max_steps or per_epoch * config.optimization.epochs,
+    )
+
+
+def _devices(request: TrainRequest) -> Devices:
+    if request.address is None:
+        return choose_devices(request.config.execution)
+    from secauditai.cluster import ensure_ray
+
+    cluster = ensure_ray(request.address)
+    return choose_devices(request.config.execution, cpus=cluster.cpus, gpus=cluster.gpus)
+
+
+def _training_tables(dataset: Dataset) -> tuple[pa.Table, pa.Table]:
+    splits = dataset.splits()
+    if "train" not in splits or "val" not in splits:
+        raise DataError(
+            f"{dataset.name} has no train and val splits",
+            where=str(dataset.root),
+            hint=f"`secauditai train split --dataset {dataset.name}` makes them.",
+        )
+    return dataset.table("train"), dataset.table("val")
+
+
+def _labels(task: str, train: pa.Table) -> list[str]:
+    """The labels a head tells apart: fixed for detection, else those of the training data.
+
+    Raises:
+        DataError: when there is only one.
+    """
+    column = TASK_COLUMNS[task]
+    present = set(train.column(column).to_pylist())
+    if len(present) < 2:
+        raise DataError(
+            f"all training samples have the same {column} ({', '.join(present)}), so {task} cannot be learnt"
+        )
+    if task == "vulnerability_detection":
+        return list(LABELS)
+    return [s for s in SEVERITIES if s in present] if task == "severity_prediction" else sorted(present)
+
+
+def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
+    """Make the run directory: settings first, then the initial encoder, the token stores and the recipe."""
+    request, config = plan.request, plan.request.config
+    run = create_run(
+        request.workspace,
+        request.name,
+        kind=request.kind,
+        task="masked_language_modelling" if request.is_base else config.objective.task,
+        config_name=request.config_name,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        dataset=str(plan.dataset.root),
+        dataset_hash=plan.dataset.content_hash,
+    )
+    write_layer(run.layout.config, config.flat())
+    initial = _save_initial(plan, run.layout.initial)
+    stores = _token_stores(plan, run.layout.initial, progress)
+    recipe = {**_recipe(plan), **initial, **_objective(plan, stores["train"])}
+    recipe |= {f"{split}_store": str(store.root) for split, store in stores.items()}
+    write_json(run.layout.recipe, recipe)
+    return run
+
+
+def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
+    """Save the encoder and tokenizer that training starts from, whatever they come from."""
+    from secauditai.models.bundle import open_bundle
+    from secauditai.models.encoders import build_encoder, check_max_length, load_encoder, save_encoder
+    from secauditai.models.masked_language import FRESH_HEAD, save_head_state
+
+    config, model = plan.request.config, plan.model
+    donor = None
+    if model.kind == "scratch":
+        encoder = build_encoder(
+            plan.model_size,
+            tokenizer=_scratch_tokenizer(plan),
+            max_length=config.input.max_length,
+            dropout=config.architecture.dropout,
+            seed=config.execution.seed,
+        )
+    elif model.bundle is not None:
+        bundle = open_bundle(model.bundle)
+        encoder = load_encoder(bundle.layout.encoder)
+        donor = str(model.bundle) if plan.heads and bundle.card.heads == plan.heads else None
+    else:
+        encoder = load_encoder(model.hub_id or model.spec)
+    check_max_length(encoder, config.input.max_length)
+    save_encoder(encoder.module, encoder.tokenizer, directory)
+    notices = []
+    if encoder.masked_language_head is not None:
+        save_head_state(encoder.masked_language_head, directory)
+    elif plan.request.is_base and model.kind != "scratch":
+        notices.append(FRESH_HEAD)
+    tokenizer = encoder.tokenizer
+    return {
+        "initial": str(directory),
+        "initial_bundle": donor,
+        "encoder_source": encoder.source,
+        "notices": notices,
+        "pooling": "mean_max",
+        "vocab_size": tokenizer.vocab_size,
+        "special_ids": tokenizer.special_ids,
+    }
+
+
+def _scratch_tokenizer(plan: TrainingPlan) -> Any:
+    from secauditai.models.tokenizer import train_tokenizer
+
+    return train_tokenizer(plan.train.column("code").to_pylist(), plan.request.config.architecture.vocab_size)
+
+
+def _token_stores(plan: TrainingPlan, tokenizer_directory: Path, progress: Progress) -> dict[str, TokenStore]:
+    from secauditai.models.tokenizer import load_tokenizer
+
+    config = plan.request.config
+    megabytes = plan.train.nbytes / 2**20
+    use_ray_data = megabytes >= config.input.ray_data_min_mb
+    if use_ray_data:
+        from secauditai.cluster import ensure_ray
+
+        ensure_ray(plan.request.address)
+    tokenizer = load_tokenizer(tokenizer_directory)
+    directory = plan.request.workspace / "cache" / "tokens"
+    return {
+        split: build_token_store(
+            table,
+            tokenizer,
+            directory,
+            augmentation=_augmentation(plan) if split == "train" else None,
+            use_ray_data=use_ray_data,
+            progress=progress,
+        )
+        for split, table in (("train", plan.train), ("val", plan.val))
+    }
+
+
+def _augmentation(plan: TrainingPlan) -> Augmentation | None:
+    config = plan.request.config
+    if not config.input.augment:
+        return None
+    from secauditai.data.augment import build_rewrite
+
+    return build_rewrite(variants=config.input.augment_variants, seed=config.execution.seed)
+
+
+def _objective(plan: TrainingPlan, store: TokenStore) -> dict[str, Any]:
+    from secauditai.training.objectives import balanced_weights, encode_labels
+
+    config = plan.request.config
+    weights = None
+    if config.objective.class_weights == "balanced" and plan.heads:
+        weights = {
+            task: balanced_weights(encode_labels(store, task, labels), len(labels))
+            for task, labels in plan.heads.items()
+        }
+    return {
+        "objective": "masked_language" if plan.request.is_base else "classification",
+        "heads": plan.heads,
+        "class_weights": weights,
+        "mlm_probability": config.objective.mlm_probability,
+        "selection_metric": selection_metric(plan),
+    }
+
+
+def selection_metric(plan: TrainingPlan) -> str:
+    """The validation metric that picks the best checkpoint."""
+    wanted = plan.request.config.selection.selection_metric
+    if plan.request.is_base:
+        return "loss"
+    if wanted != "auto":
+        return wanted
+    return "roc_auc" if "vulnerability_detection" in plan.heads else "f1"
+
+
+def _recipe(plan: TrainingPlan) -> dict[str, Any]:
+    config, devices = plan.request.config, plan.devices
+    execution, precision = config.execution, config.execution.precision
+    return {
+        "dropout": config.architecture.dropout,
+        "max_length": config.input.max_length,
+        "stride": config.stride,
+        "long_code": config.input.long_code,
+        "max_windows": config.input.max_windows,
+        "optimization": config.optimization.model_dump(),
+        "learning_rate": config.optimization.learning_rate or default_learning_rate(plan),
+        "total_steps": plan.total_steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "eval_interval": config.selection.eval_interval or plan.steps_per_epoch,
+        "early_stopping": config.selection.early_stopping,
+        "seed": execution.seed,
+        "device": devices.device,
+        "world_size": devices.world_size,
+        "threads": devices.threads,
+        "precision": measure_precision(devices.device, devices.threads) if precision == "auto" else precision,
+        "micro_batch_tokens": execution.micro_batch_tokens,
+        "gradient_checkpointing": execution.gradient_checkpointing,
+        "checkpoint_interval": execution.checkpoint_interval,
+        "keep_checkpoints": execution.keep_checkpoints,
+        "log_interval": execution.log_interval or max(1, plan.total_steps // 1000),
+        "max_skipped": execution.max_skipped,
+        "tracking_uri": None,
+        "mlflow_run_id": None,
+        "versions": installed_versions(),
+    }
+
+
+def default_learning_rate(plan: TrainingPlan) -> float:
+    """5e-4 from scratch, 2e-5 for an encoder that has learnt already."""
+    return 5e-4 if plan.model.kind == "scratch" else 2e-5
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide the bits of a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in HASHED_VERSIONS}

@@ -1,0 +1,84 @@
+"""The recipe: everything the training loop needs, resolved to plain values, as `recipe.json` in the run directory.
+
+The driver writes it once; every rank, attempt and resume reads it. Nothing else crosses into a worker.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from secauditai.config.settings import OptimizationSettings
+from secauditai.data.windows import Windowing
+from secauditai.errors import RunError
+
+
+class Recipe(BaseModel):
+    """One training run, ready to execute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Literal["classification", "masked_language"]
+    heads: dict[str, list[str]]
+    """Task name to labels; empty for masked-language modelling."""
+    class_weights: dict[str, list[float]] | None
+    mlm_probability: float
+    initial: str
+    """Directory of the encoder and tokenizer that training starts from."""
+    initial_bundle: str | None
+    """A bundle whose heads are taken over, when its tasks and labels are the same."""
+    encoder_source: dict[str, str | None]
+    """Where the encoder came from: hub id and commit, path, or from scratch."""
+    notices: list[str]
+    """What the user should know about the encoder, such as a fresh masked-language head."""
+    special_ids: dict[str, int]
+    vocab_size: int
+    pooling: str
+    dropout: float
+    train_store: str
+    val_store: str
+    max_length: int
+    stride: int
+    long_code: str
+    max_windows: int
+    optimization: OptimizationSettings
+    learning_rate: float
+    total_steps: int
+    selection_metric: str
+    eval_interval: int
+    early_stopping: int
+    seed: int
+    device: Literal["cpu", "cuda"]
+    world_size: int
+    threads: int
+    precision: Literal["fp32", "bf16"]
+    micro_batch_tokens: int
+    gradient_checkpointing: bool
+    checkpoint_interval: int | None
+    steps_per_epoch: int
+    keep_checkpoints: int | None
+    log_interval: int
+    max_skipped: int
+    tracking_uri: str | None
+    mlflow_run_id: str | None
+    versions: dict[str, str]
+
+    @property
+    def windowing(self) -> Windowing:
+        """How code becomes windows."""
+        return Windowing(
+            max_length=self.max_length, stride=self.stride, long_code=self.long_code, max_windows=self.max_windows
+        )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a run's recipe.
+
+    Raises:
+        RunError: when it is missing or damaged.
+    """
+    try:
+        return Recipe.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(f"the run cannot be continued, its recipe is damaged: {error}", where=str(path)) from None

@@ -1,0 +1,29 @@
+"""What a user asks a training command for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from secauditai.config.settings import TrainConfig
+
+BASE, FINETUNE, START = "base", "finetune", "start"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One training to do: settings, and where its result belongs."""
+
+    kind: str
+    """base | finetune | start"""
+    name: str
+    """The name its run and its model go by."""
+    config: TrainConfig
+    workspace: Path
+    config_name: str | None = None
+    address: str | None = None
+    parent_mlflow_run: str | None = None
+    """MLflow run of the sweep or the run this one belongs to."""
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it adapts an encoder by masked-language modelling instead of training heads."""
+        return self.kind == BASE

@@ -1,0 +1,67 @@
+"""Validation during training: all ranks score their share, all get the same metrics."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from secauditai.data.plan import assign, plan_evaluation
+from secauditai.data.tokens import open_token_store
+from secauditai.metrics import Scores, compute_metrics
+from secauditai.models.predict import DETECTION, softmax
+from secauditai.training.objectives import IGNORED, Classification, build_objective
+from secauditai.training.rank import Rank
+from secauditai.training.recipe import Recipe
+from secauditai.training.step import load_batch
+
+METRIC_NAMES = ("accuracy", "f1", "mcc", "roc_auc", "average_precision", "loss")
+
+
+class Validator:
+    """Scores the validation split with the weights as they are."""
+
+    def __init__(self, recipe: Recipe, rank: Rank, model: nn.Module) -> None:
+        self.recipe, self.rank, self.model = recipe, rank, model
+        self.store = open_token_store(Path(recipe.val_store))
+        self.objective = build_objective(recipe, self.store)
+        self.plan = plan_evaluation(self.store.lengths[:, 0], recipe.windowing, recipe.micro_batch_tokens)
+
+    def run(self) -> tuple[dict[str, float], float]:
+        """Metrics of the whole validation split and the seconds it took; undefined metrics are left out."""
+        started = time.monotonic()
+        outputs = self.outputs()
+        if isinstance(self.objective, Classification):
+            metrics = classification_metrics(self.objective, outputs)
+        else:
+            metrics = {"loss": float(outputs[:, 0].sum() / max(outputs[:, 1].sum(), 1.0))}
+        return metrics, time.monotonic() - started
+
+    def outputs(self) -> npt.NDArray[np.float32]:
+        """(samples, width): what the objective keeps of each sample, the same on every rank."""
+        results = torch.zeros(self.store.n_samples, self.objective.width(), device=self.rank.device)
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in assign(self.plan, self.rank.world_size)[self.rank.index]:
+                with self.rank.autocast():
+                    values = self.objective.outputs(self.model, load_batch(batch, self.store, self.recipe, self.rank))
+                results[torch.from_numpy(batch.samples).to(self.rank.device)] = values.float()
+        self.model.train(training)
+        self.rank.sum(results)
+        return results.cpu().numpy()
+
+
+def classification_metrics(objective: Classification, outputs: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Metrics of the first head by their plain names, of the others as `<task>.<metric>`; decisions by the top label."""
+    found: dict[str, float] = {}
+    for number, (task, logits) in enumerate(objective.split(outputs).items()):
+        known = objective.targets[task] != IGNORED
+        probabilities = softmax(logits[known])
+        decisions = probabilities.argmax(axis=1) if task != DETECTION else (probabilities[:, 1] >= 0.5).astype(np.int64)
+        values = compute_metrics(Scores(objective.targets[task][known], decisions, probabilities), METRIC_NAMES)
+        prefix = "" if number == 0 else f"{task}."
+        found |= {prefix + name: value for name, value in values.items() if value is not None}
+    return found
