@@ -103,12 +103,12 @@ def mcc(scores: Scores) -> Number:
 
 
 def roc_auc(scores: Scores) -> Number:
-    """Probability that a positive scores above a negative, ties counting half; the mean over labels against the rest."""
+    """Chance that a positive scores above a negative, ties half; the mean over labels against the rest."""
     return _per_label(scores, _binary_auc)
 
 
 def average_precision(scores: Scores) -> Number:
-    """Area under precision over recall, without interpolation; the mean over labels against the rest."""
+    """Area under precision over recall, not interpolated; the mean over labels against the rest."""
     return _per_label(scores, _binary_average_precision)
 
 

@@ -56,11 +56,14 @@ class Outcome:
         }
 
 
-def train(plan: TrainingPlan, *, progress: Progress = silent, notify: Notify = print) -> Outcome:
+def train(
+    plan: TrainingPlan, *, register_model: bool = True, progress: Progress = silent, notify: Notify = print
+) -> Outcome:
     """Carry out a planned training and register its model.
 
     Args:
         plan: what to do.
+        register_model: False for a sweep's trial, of which only the best is registered.
         progress: told how far each part is.
         notify: told, sentence by sentence, what a user should know meanwhile.
     """
@@ -71,7 +74,16 @@ def train(plan: TrainingPlan, *, progress: Progress = silent, notify: Notify = p
         notify(notice)
     track(run, request.workspace, parent=request.parent_mlflow_run)
     notify(f"Run {run.info.run_id} in {run.root}")
-    return complete(run, request.workspace, request.address, started, progress=progress, notify=notify)
+    return complete(
+        run,
+        request.workspace,
+        started,
+        address=request.address,
+        in_process=request.in_process,
+        register_model=register_model,
+        progress=progress,
+        notify=notify,
+    )
 
 
 def track(run: Run, workspace: Path, *, parent: str | None = None) -> None:
@@ -102,9 +114,11 @@ def track(run: Run, workspace: Path, *, parent: str | None = None) -> None:
 def complete(
     run: Run,
     workspace: Path,
-    address: str | None,
     started: float,
     *,
+    address: str | None = None,
+    in_process: bool = False,
+    register_model: bool = True,
     progress: Progress = silent,
     notify: Notify = print,
 ) -> Outcome:
@@ -116,9 +130,17 @@ def complete(
     try:
         result = Launch(0.0, 0.0, 0, finished=True)
         if not training_finished(run):
-            max_failures = config.execution.max_failures
-            result = launch(run, address=address, max_failures=max_failures, progress=progress, notify=notify)
-        published = publish(run, workspace, progress=progress) if result.finished else None
+            result = launch(
+                run,
+                address=address,
+                in_process=in_process,
+                max_failures=config.execution.max_failures,
+                progress=progress,
+                notify=notify,
+            )
+        published = (
+            publish(run, workspace, register_model=register_model, progress=progress) if result.finished else None
+        )
         info = run.update(
             status=FINISHED if published else STOPPED,
             finished=time.time(),
@@ -156,4 +178,4 @@ def go_on(
         track(run, workspace)
     else:
         reopen_mlflow_run(workspace, run.info.mlflow_run_id)
-    return complete(run, workspace, address, started, progress=progress, notify=notify)
+    return complete(run, workspace, started, address=address, progress=progress, notify=notify)

@@ -124,9 +124,8 @@ def resume(name: str, checkpoint: str, address: str | None, workspace: Path, as_
     found = resolve_resume(workspace, check_name(name, "model"), checkpoint)
     if found.complete:
         info = found.run.info
-        out.say(
-            f"Run {info.run_id} of {name} is complete (step {info.total_steps}), registered as {name}/{info.model_version}."
-        )
+        version = f"{name}/{info.model_version}"
+        out.say(f"Run {info.run_id} is complete at step {info.total_steps} and registered as {version}.")
         out.next_step(f"secauditai train evaluate --model {name} --test-data security_dataset")
         out.document(
             {"run_id": info.run_id, "run_dir": str(found.run.root), "model": name, "version": info.model_version}

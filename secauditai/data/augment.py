@@ -36,7 +36,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Rewriter:
-    """Makes numbered rewrites of code; the same for the same (seed, sample, variant). Can be sent to other processes."""
+    """Makes numbered rewrites of code, the same for the same (seed, sample, variant); works in other processes."""
 
     seed: int
 
@@ -126,11 +126,11 @@ def _is_target(node: Any) -> bool:
     parent = node.parent
     while parent is not None and parent.type in ("pattern_list", "tuple_pattern", "list_pattern"):
         node, parent = parent, parent.parent
-    return parent is not None and (
-        parent.type in ("assignment", "for_statement", "for_in_clause")
-        and parent.child_by_field_name("left") == node
-        or parent.type == "as_pattern_target"
-    )
+    if parent is None:
+        return False
+    if parent.type in ("assignment", "for_statement", "for_in_clause"):
+        return bool(parent.child_by_field_name("left") == node)
+    return bool(parent.type == "as_pattern_target")
 
 
 def _uses(function: Any, name: str) -> list[Any]:

@@ -91,6 +91,7 @@ def open_dataset(root: Path, *, name: str | None = None, origin: str | None = No
     Raises:
         DataError: when it is none, or a file is missing or differs.
     """
+    root = root.absolute()
     layout = DatasetLayout(root)
     try:
         manifest = json.loads(layout.manifest.read_text(encoding="utf-8"))

@@ -109,10 +109,7 @@ class _Groups:
         """Note that `merged` went into `kept`."""
         if not merged["group"]:
             return
-        if not kept["group"]:
-            mine = self._adopted.setdefault(kept["id"], merged["group"])
-        else:
-            mine = kept["group"]
+        mine = kept["group"] or self._adopted.setdefault(kept["id"], merged["group"])
         low, high = sorted((self.find(mine), self.find(merged["group"])))
         self._parent[high] = low
 

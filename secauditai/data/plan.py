@@ -168,7 +168,7 @@ def cut_micro_batches(
     longest = np.minimum(lengths, windowing.capacity) + 2
     order = np.lexsort((samples, longest, counts))
     cuts = _best_cuts(counts[order], longest[order], budget)
-    found = []
+    found: list[MicroBatch] = []
     for start, stop in pairwise(cuts):
         chosen = order[start:stop]
         drawn = np.full((len(chosen), counts[chosen].max()), -1, dtype=np.int64)

@@ -133,7 +133,7 @@ def _read(
         source: dict[str, Any] = {"spec": spec, "files": []}
         if size / 2**20 < ray_data_min_mb:
             return (_sample_row(sample) for sample in samples), source, False
-        return _parse_with_ray(None, address, progress), source, True
+        return _parse_with_ray([], address, progress), source, True
     files = list_files(spec)
     described = [{"path": str(path), **describe_file(path)} for path in files]
     size = sum(path.stat().st_size for path in files)
@@ -143,7 +143,7 @@ def _read(
     return _parse_with_ray(files, address, progress), source, True
 
 
-def _parse_with_ray(files: list[Path] | None, address: str | None, progress: Progress) -> Iterator[Row]:
+def _parse_with_ray(files: list[Path], address: str | None, progress: Progress) -> Iterator[Row]:
     """Parse files, or the built-in corpus, in Ray tasks, in input order."""
     import ray.data
 
@@ -153,7 +153,7 @@ def _parse_with_ray(files: list[Path] | None, address: str | None, progress: Pro
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    items = [{"path": "" if path is None else str(path.absolute()), "shown": str(path)} for path in files or [None]]
+    items = [{"path": str(path.absolute()), "shown": str(path)} for path in files] or [{"path": "", "shown": BUILT_IN}]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(_parse_item)
     count = 0
     try:

@@ -38,7 +38,7 @@ def list_files(spec: str) -> list[Path]:
         root = path.resolve()
         found = [item for item in path.rglob("*") if item.is_file() and item.resolve().is_relative_to(root)]
     else:
-        found = [Path(item) for item in glob.glob(spec, recursive=True) if Path(item).is_file()]
+        found = [item for item in map(Path, glob.iglob(spec, recursive=True)) if item.is_file()]  # noqa: PTH207 - any glob
     files = sorted(item for item in found if item.suffix.lower() in READERS and not item.name.startswith("."))
     if not files:
         reason = "holds no data files" if path.is_dir() or "*" in spec else "does not exist"

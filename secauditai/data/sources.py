@@ -56,8 +56,14 @@ def open_data(
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
         if not is_dataset(root):
-            options = {"ray_data_min_mb": ray_data_min_mb, "max_rejected": max_rejected}
-            prepared = prepare(meant, root, address=address, progress=progress, **options)
+            prepared = prepare(
+                meant,
+                root,
+                ray_data_min_mb=ray_data_min_mb,
+                max_rejected=max_rejected,
+                address=address,
+                progress=progress,
+            )
             if split:
                 split_dataset(prepared.dataset, DEFAULT_RATIOS, seed=seed)
     origin = f"built-in {BUILT_IN}" if uses_built_in(meant) else f"raw data {meant}"

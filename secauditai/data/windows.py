@@ -37,9 +37,10 @@ class Windowing:
         lengths = np.asarray(lengths, dtype=np.int64)
         if self.long_code != "windows":
             return np.ones_like(lengths)
-        return 1 + np.maximum(0, -(-(lengths - self.capacity) // self.step))
+        counts: Int64 = 1 + np.maximum(0, -(-(lengths - self.capacity) // self.step))
+        return counts
 
-    def cut(self, tokens: npt.NDArray[np.integer]) -> list[npt.NDArray[np.integer]]:
+    def cut(self, tokens: Int64) -> list[Int64]:
         """The windows of one sample's tokens, without special tokens."""
         if self.long_code == "head-tail" and len(tokens) > self.capacity:
             head = self.capacity // 2

@@ -4,12 +4,12 @@ Never a whole tree: `yaml.load` spends most of its time in its constructor, and 
 Values are those of `yaml.safe_load`, except that dates stay text. Aliases work up to a limit; foreign tags do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from yaml.cyaml import CParser
+from yaml.cyaml import CParser  # type: ignore[attr-defined]
 from yaml.events import (
     AliasEvent,
     DocumentEndEvent,
@@ -58,7 +58,7 @@ def read_yaml_samples(path: Path) -> Iterator[tuple[int, object]]:
 class _Reader:
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._parser = CParser(stream)
-        self._next = self._parser.get_event
+        self._next: Callable[[], Any] = self._parser.get_event
         self._path = path
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._expanded = 0
@@ -153,7 +153,7 @@ class _Reader:
             result.append(self._value(event))
         return result
 
-    def _scalar(self, event: ScalarEvent) -> Any:
+    def _scalar(self, event: Any) -> Any:
         text = event.value
         if event.tag is not None:
             self._check_tag(event)
@@ -165,13 +165,13 @@ class _Reader:
             self._plain[text] = self._construct(tag, text, event) if tag in _CONSTRUCT else text
         return self._plain[text]
 
-    def _construct(self, tag: str, text: str, event: ScalarEvent) -> Any:
+    def _construct(self, tag: str, text: str, event: Any) -> Any:
         try:
             return _CONSTRUCT[tag](self._resolver, yaml.ScalarNode(tag, text))
         except (ValueError, KeyError, IndexError):
             raise self.refuse(f"{text!r} is no {tag.removeprefix(_TAG)}", event.start_mark) from None
 
-    def _alias(self, event: AliasEvent) -> Any:
+    def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
             raise self.refuse(f"alias *{event.anchor} has no anchor before it", event.start_mark)
         value, size = self._anchors[event.anchor]

@@ -71,7 +71,7 @@ class Embedder(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """(batch, windows, sequence) int64 each -> `embedding`, (batch, hidden)."""
+        """(batch, windows, sequence) int64 each -> `sample_embedding`, (batch, hidden)."""
         batch, windows, sequence = input_ids.shape
         vectors = self.encode_windows(
             input_ids.reshape(batch * windows, sequence), attention_mask.reshape(batch * windows, sequence)
@@ -83,9 +83,9 @@ class Embedder(nn.Module):
         return pool_tokens(self.encoder, input_ids, attention_mask, "mean")
 
     def classify(self, vectors: Tensor, window_mask: Tensor) -> dict[str, Tensor]:
-        """(batch, windows, hidden) and (batch, windows) -> `embedding`, (batch, hidden): the mean over windows."""
+        """(batch, windows, hidden), (batch, windows) -> `sample_embedding` (batch, hidden): the mean over windows."""
         mask = window_mask.to(vectors.dtype).unsqueeze(-1)
-        return {"embedding": (vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)}
+        return {"sample_embedding": (vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)}
 
 
 def pool_tokens(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:

@@ -97,7 +97,8 @@ def encoder_from_config(directory: Path) -> nn.Module:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    return _model_class(config)(config)
+    module: nn.Module = _model_class(config)(config)
+    return module
 
 
 def check_max_length(encoder: LoadedEncoder, max_length: int) -> None:
@@ -234,7 +235,7 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep progress bars and notes of Hugging Face off the terminal for a while."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

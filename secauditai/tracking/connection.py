@@ -38,8 +38,13 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 """MLflow's documented switches; what the user has set wins."""
+IMPORT_WARNINGS = (
+    r"The ``noload`` loader strategy is deprecated",  # MLflow 3.17's tables under SQLAlchemy 2.1
+    r".*Any type hint is inferred as AnyType",  # mlflow.types.responses, about itself
+)
+"""What MLflow's modules warn of when they are imported, which nobody here can mend."""
 PROBE_SECONDS = 5.0
-BRIEF, PATIENT = 10.0, 120.0
+BRIEF, PATIENT = 5.0, 120.0
 """Seconds to go on trying before anything has started, and after a training whose result must not be lost."""
 
 
@@ -47,9 +52,9 @@ def load_mlflow() -> None:
     """Import MLflow: no telemetry, and no log lines on a terminal unless the root logger is set up to show them."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # SQLAlchemy 2.1 deprecates a loader strategy that MLflow 3.17's tables use. The filter stays, because
-    # warnings.catch_warnings is not thread-safe and the shipper imports in a thread.
-    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    for message in IMPORT_WARNINGS:
+        # For good: warnings.catch_warnings is not thread-safe, and the shipper imports in a thread.
+        warnings.filterwarnings("ignore", message=message)
     if "mlflow" not in sys.modules:
         for name in ("mlflow", "alembic", "sqlalchemy"):
             logging.getLogger(name).addHandler(logging.NullHandler())
@@ -102,7 +107,7 @@ def error_code(error: Exception) -> str:
     return str(getattr(error, "error_code", ""))
 
 
-def call(action: Callable[[], Result], *, uri: str, patience: float, what: str) -> Result:
+def call(action: Callable[[], Result], *, uri: str, patience: float, what: str, hint: str | None = None) -> Result:
     """Do something with MLflow, again and again while it is locked, overloaded or down.
 
     Args:
@@ -110,6 +115,7 @@ def call(action: Callable[[], Result], *, uri: str, patience: float, what: str) 
         uri: the tracking URI, for the message.
         patience: seconds after which to give up.
         what: what is being done, for the message: "cannot <what>".
+        hint: what a user can do when MLflow refuses.
 
     Raises:
         RunError: when MLflow refuses, or is out of reach for longer than `patience`.
@@ -120,20 +126,18 @@ def call(action: Callable[[], Result], *, uri: str, patience: float, what: str) 
             return action()
         except failures() as error:
             if is_refusal(error) or time.monotonic() + pause > give_up:
-                raise tracking_error(error, uri, what) from error
+                raise tracking_error(error, uri, what, hint) from error
             logger.warning("MLflow: cannot %s, trying again: %s", what, first_line(error))
         time.sleep(pause)
-        pause = min(2 * pause, 10.0) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads out competing processes
+        pause = min(2 * pause, 10.0) * random.uniform(0.8, 1.2)
 
 
-def tracking_error(error: Exception, uri: str, what: str) -> RunError:
+def tracking_error(error: Exception, uri: str, what: str, hint: str | None = None) -> RunError:
     """Say in one line what MLflow did not do."""
     reason = first_line(error)
     if "out-of-date database schema" in reason:
         hint = "Save a copy of the database, then run `mlflow db upgrade` with this URI."
-    elif is_refusal(error):
-        hint = None
-    else:
+    elif not is_refusal(error):
         hint = "Check that the server or database is up; MLFLOW_TRACKING_URI names another one."
     return RunError(f"MLflow cannot {what}: {reason}", where=redact_text(uri), hint=hint)
 
@@ -145,10 +149,10 @@ def first_line(error: Exception) -> str:
 
 
 def probe(uri: str) -> None:
-    """Ask an http(s) server for a sign of life.
+    """Ask an http(s) server for a sign of life, which MLflow's own requests would wait for much longer.
 
     Raises:
-        RunError: when nothing answers within seconds.
+        OSError: when nothing answers within seconds.
     """
     if not uri.startswith(("http://", "https://")):
         return
@@ -159,13 +163,8 @@ def probe(uri: str) -> None:
         return  # it answered, if only to say no: MLflow's own request will tell why
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        if "CERTIFICATE" in str(reason).upper():
-            return  # MLflow has settings of its own for certificates
-        raise RunError(
-            f"no MLflow server answers: {reason}",
-            where=redact_text(uri),
-            hint="Start it, or change or unset MLFLOW_TRACKING_URI.",
-        ) from None
+        if "CERTIFICATE" not in str(reason).upper():  # MLflow has settings of its own for certificates
+            raise ConnectionError(f"no server answers: {reason}") from None
 
 
 def _without_credentials(uri: str) -> str:

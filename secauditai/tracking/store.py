@@ -53,7 +53,7 @@ def tracking_uri(workspace: Path) -> str:
     if not given:
         return _sqlite_uri(workspace / "mlflow.db")
     scheme = given.partition(":")[0].partition("+")[0].lower()
-    if "://" not in given and scheme not in SERVERS or scheme not in SERVERS + DATABASES:
+    if ("://" not in given and scheme not in SERVERS) or scheme not in SERVERS + DATABASES:
         raise ConfigError(
             f"MLflow cannot track to {redact_text(given)!r}: it keeps no runs in plain files any more",
             where=VARIABLE,
@@ -63,23 +63,25 @@ def tracking_uri(workspace: Path) -> str:
     return given if path is None else _sqlite_uri(path)
 
 
-def open_store(workspace: Path) -> Store:
+def open_store(workspace: Path, *, patience: float = BRIEF) -> Store:
     """Open the tracking store; its first use creates schema and experiment, once, whoever else tries at the same time.
+
+    Args:
+        workspace: the workspace directory.
+        patience: seconds to wait for a store that is down.
 
     Raises:
         ConfigError: when MLFLOW_TRACKING_URI is unusable.
-        RunError: when the server or database is out of reach or refuses; within seconds.
+        RunError: when the server or database is out of reach or refuses.
     """
     from filelock import FileLock, Timeout
 
     uri = tracking_uri(workspace)
-    probe(uri)
-    load_mlflow()
     workspace.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workspace / ".tracking.lock", timeout=LOCK_SECONDS):
-            identity = _workspace_id(workspace)
-            client = call(lambda: _open(uri, workspace), uri=uri, patience=BRIEF, what="open the tracking store")
+            identity = read_workspace_id(workspace)
+            client = call(lambda: _open(uri, workspace), uri=uri, patience=patience, what="open the tracking store")
     except Timeout:
         raise RunError(
             "another process has been setting up MLflow for minutes", where=str(workspace / ".tracking.lock")
@@ -94,6 +96,7 @@ def open_existing_store(workspace: Path) -> Store | None:
 
 
 def _open(uri: str, workspace: Path) -> "MlflowClient":
+    probe(uri)
     path = sqlite_path(uri)
     if path is not None and not path.exists():
         _create_database(path, workspace)
@@ -105,6 +108,7 @@ def _open(uri: str, workspace: Path) -> "MlflowClient":
 
 def _create_database(path: Path, workspace: Path) -> None:
     """Build the schema in a file of another name: a process killed meanwhile leaves no half-made database."""
+    load_mlflow()
     from mlflow import MlflowClient
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
@@ -126,7 +130,7 @@ def _create_experiment(client: "MlflowClient", workspace: Path | None) -> None:
             raise
 
 
-def _workspace_id(workspace: Path) -> str:
+def read_workspace_id(workspace: Path) -> str:
     """What tells this workspace's models from others' on a shared server; made at first use."""
     path = workspace / "workspace.json"
     try:
@@ -141,6 +145,6 @@ def _workspace_id(workspace: Path) -> str:
 
 def _sqlite_uri(path: Path) -> str:
     absolute = str(path.absolute())
-    if "?" in absolute:
-        raise ConfigError("MLflow cannot open a database whose path has a question mark", where=absolute)
+    if "?" in absolute or "%" in absolute:
+        raise ConfigError("MLflow cannot open a database whose path has a '?' or '%'", where=absolute)
     return f"sqlite:///{absolute}"

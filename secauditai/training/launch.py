@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from secauditai.cluster import ensure_ray, in_ray_job
@@ -18,6 +19,7 @@ from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, RUNNING, STOPPED, Run
 from secauditai.training.checkpoint import list_checkpoints, read_state
 from secauditai.training.follow import Follower
+from secauditai.training.loop import train_rank
 from secauditai.training.recipe import Recipe, read_recipe
 
 _BROKEN_PEER = (
@@ -50,6 +52,7 @@ def launch(
     run: Run,
     *,
     address: str | None = None,
+    in_process: bool = False,
     max_failures: int = 3,
     progress: Progress = silent,
     notify: Callable[[str], None] = print,
@@ -59,6 +62,7 @@ def launch(
     Args:
         run: the run; its recipe says all the rest.
         address: the Ray cluster, when it is not this machine.
+        in_process: train in this process without Ray Train, as a sweep's trial does.
         max_failures: worker deaths survived by starting again from the newest checkpoint.
         progress: told about the global step.
         notify: told, in a sentence, about each restart.
@@ -75,7 +79,7 @@ def launch(
             while True:
                 attempts += 1
                 try:
-                    startup += _attempt(run, recipe, address)
+                    startup += _attempt(run, recipe, address, in_process=in_process)
                     break
                 except WorkersLost as loss:
                     if attempts > max_failures:
@@ -103,26 +107,39 @@ def uses_worker_group(recipe: Recipe, address: str | None) -> bool:
     return recipe.world_size > 1 or address is not None or in_ray_job()
 
 
-def _attempt(run: Run, recipe: Recipe, address: str | None) -> float:
+def _attempt(run: Run, recipe: Recipe, address: str | None, *, in_process: bool) -> float:
     """Run the loop once; return the seconds that Ray took to start."""
     failure = run.layout.root / "failure.json"
     failure.unlink(missing_ok=True)
-    startup = _fit_in_workers(run, recipe, address) if uses_worker_group(recipe, address) else _fit_here(run)
+    startup = 0.0
+    if in_process:
+        train_rank(run.root, 0, 1)  # Ray Train does not run inside a trial of Ray Tune
+    elif uses_worker_group(recipe, address):
+        startup = _fit_in_workers(run, recipe, address)
+    else:
+        startup = _fit_here(run)
     if failure.exists():
         raise RunError(**json.loads(failure.read_text(encoding="utf-8")))
     return startup
+
+
+def run_rank(config: dict[str, str]) -> None:
+    """What Ray Train calls in every worker, or in this process: one rank of the run that `config` names."""
+    import ray.train
+
+    context = ray.train.get_context()
+    state = train_rank(Path(config["run_root"]), context.get_world_rank(), context.get_world_size())
+    if state is not None:
+        ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
 
 
 def _fit_here(run: Run) -> float:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from secauditai.training.loop import run_rank
-
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    TorchTrainer(
-        run_rank, train_loop_config={"run_root": str(run.root)}, scaling_config=ScalingConfig(num_workers=0)
-    ).fit()
+    here = ScalingConfig(num_workers=0)
+    TorchTrainer(run_rank, train_loop_config={"run_root": str(run.root)}, scaling_config=here).fit()
     return 0.0
 
 
@@ -132,8 +149,6 @@ def _fit_in_workers(run: Run, recipe: Recipe, address: str | None) -> float:
     import ray.exceptions
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
-
-    from secauditai.training.loop import run_rank
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     ready = run.root / "ready"

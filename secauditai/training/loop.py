@@ -16,7 +16,7 @@ from torch import nn
 
 from secauditai.data.plan import BatchPlan
 from secauditai.data.tokens import open_token_store
-from secauditai.errors import RunError
+from secauditai.errors import RunError, SecAuditError
 from secauditai.runs import RunLayout, write_json
 from secauditai.training.checkpoint import (
     TrainState,
@@ -38,27 +38,25 @@ from secauditai.training.validation import Validator
 logger = logging.getLogger("secauditai.training")
 
 
-def run_rank(config: Mapping[str, str]) -> None:
+def train_rank(run_root: Path, index: int, world_size: int) -> TrainState | None:
     """Train to the end, to early stopping or to a stop request, as one rank of the run in this directory.
 
-    A user's error is written to `failure.json` instead of raised, so that Ray does not take it for a dead worker.
+    Returns:
+        The state at the end; None after a user's error, which is in `failure.json`: raised, Ray would take it for a
+        dead worker.
     """
-    import ray.train
-
-    context = ray.train.get_context()
-    layout = RunLayout(Path(config["run_root"]))
+    layout = RunLayout(run_root)
     recipe = read_recipe(layout.recipe)
     (layout.root / "ready").touch()  # tells the driver that Ray has started up
-    with open_rank(recipe, layout.logs, context.get_world_rank(), context.get_world_size()) as rank:
+    with open_rank(recipe, layout.logs, index, world_size) as rank:
         try:
-            state = Loop(recipe, layout, rank).run()
-        except RunError as error:
+            return Loop(recipe, layout, rank).run()
+        except SecAuditError as error:
             logger.error("stopped: %s", error)
             write_json(
                 layout.root / "failure.json", {"message": error.message, "where": error.where, "hint": error.hint}
             )
-            return
-        ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
+            return None
 
 
 class Loop:

@@ -92,9 +92,9 @@ class Classification:
     def _weights(self, task: str, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         targets = self.targets[task][samples]
         known = targets != IGNORED
-        if task not in self.class_weights:
-            return known.astype(np.float64)
-        weights: npt.NDArray[np.float64] = np.where(known, self.class_weights[task][targets], 0.0)
+        weights: npt.NDArray[np.float64] = known.astype(np.float64)
+        if task in self.class_weights:
+            weights = np.where(known, self.class_weights[task][targets], 0.0)
         return weights
 
 

@@ -63,7 +63,7 @@ class FlatGradient:
 
     def clip(self, largest: float) -> Tensor:
         """Scale the gradient down to a norm of at most `largest` (0: leave it) and return the norm it had."""
-        norm = torch.linalg.vector_norm(self.gradient)
+        norm: Tensor = torch.linalg.vector_norm(self.gradient)
         if largest > 0:
             self.gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
         return norm

@@ -20,6 +20,8 @@ class TrainRequest:
     workspace: Path
     config_name: str | None = None
     address: str | None = None
+    in_process: bool = False
+    """Whether this very process trains, as in a sweep's trial, wherever it runs."""
     parent_mlflow_run: str | None = None
     """MLflow run of the sweep or the run this one belongs to."""
 

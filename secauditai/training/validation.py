@@ -11,7 +11,7 @@ from torch import nn
 from secauditai.data.plan import assign, plan_evaluation
 from secauditai.data.tokens import open_token_store
 from secauditai.metrics import Scores, compute_metrics
-from secauditai.models.predict import DETECTION, softmax
+from secauditai.models.predict import softmax
 from secauditai.training.objectives import IGNORED, Classification, build_objective
 from secauditai.training.rank import Rank
 from secauditai.training.recipe import Recipe
@@ -55,12 +55,12 @@ class Validator:
 
 
 def classification_metrics(objective: Classification, outputs: npt.NDArray[np.float32]) -> dict[str, float]:
-    """Metrics of the first head by their plain names, of the others as `<task>.<metric>`; decisions by the top label."""
+    """Metrics of the first head by plain name, of the others as `<task>.<metric>`; the likeliest label decides."""
     found: dict[str, float] = {}
     for number, (task, logits) in enumerate(objective.split(outputs).items()):
         known = objective.targets[task] != IGNORED
         probabilities = softmax(logits[known])
-        decisions = probabilities.argmax(axis=1) if task != DETECTION else (probabilities[:, 1] >= 0.5).astype(np.int64)
+        decisions = probabilities.argmax(axis=1)
         values = compute_metrics(Scores(objective.targets[task][known], decisions, probabilities), METRIC_NAMES)
         prefix = "" if number == 0 else f"{task}."
         found |= {prefix + name: value for name, value in values.items() if value is not None}

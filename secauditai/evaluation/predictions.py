@@ -1,0 +1,61 @@
+"""Predictions of a classifier as a table or a file."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from secauditai.errors import DataError, ModelError
+from secauditai.models.bundle import Bundle
+from secauditai.models.predict import DETECTION, predict
+from secauditai.progress import Progress, silent
+
+OUTPUT_ENDINGS = (".parquet", ".jsonl")
+SHORT_NAMES = {"category_classification": "category", "severity_prediction": "severity"}
+
+
+def predict_table(bundle: Bundle, table: pa.Table, *, backend: str = "torch", progress: Progress = silent) -> pa.Table:
+    """Score samples: id, then label and score (probability of a vulnerability), then what further heads say.
+
+    Raises:
+        ModelError: when the model is an encoder without heads.
+    """
+    if bundle.card.kind != "classifier":
+        raise ModelError(
+            "an encoder without heads cannot predict", hint="`secauditai train finetune` puts heads on it."
+        )
+    predictions = predict(bundle, table.column("code").to_pylist(), backend=backend, progress=progress)
+    columns: dict[str, object] = {"id": table.column("id")}
+    for task, labels in bundle.card.heads.items():
+        decided, probabilities = predictions.decisions[task], predictions.probabilities[task]
+        name = "label" if task == DETECTION else SHORT_NAMES[task]
+        score = probabilities[:, 1] if task == DETECTION else probabilities.max(axis=1)
+        columns[name] = [labels[number] for number in decided]
+        columns["score" if task == DETECTION else f"{name}_score"] = score
+    return pa.table(columns)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is taken or of an unknown kind, before any work is done.
+
+    Raises:
+        DataError: naming the path.
+    """
+    if path.suffix not in OUTPUT_ENDINGS:
+        raise DataError("the output must end in .parquet or .jsonl", where=str(path))
+    if path.exists() and not overwrite:
+        raise DataError("the output exists", where=str(path), hint="Use --overwrite, or choose another --output.")
+
+
+def write_predictions(table: pa.Table, path: Path) -> None:
+    """Write predictions as Parquet or JSON lines, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.suffix == ".parquet":
+        pq.write_table(table, partial)
+    else:
+        lines = (json.dumps(row, ensure_ascii=False) for row in table.to_pylist())
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,150 @@
+"""ONNX: a bundle as one file with dynamic batch, windows and sequence, that says itself what it is."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secauditai.errors import ExportError
+from secauditai.models.bundle import Bundle, BundleCard
+from secauditai.progress import Progress, silent
+
+DEFAULT_OPSET = 18
+INPUTS = ("input_ids", "attention_mask")
+CARD_KEY = "secauditai"
+
+
+@dataclass(frozen=True)
+class OnnxInfo:
+    """What `export_onnx` wrote."""
+
+    path: Path
+    sha256: str
+    opset: int
+
+
+def export_onnx(
+    bundle: Bundle, output: Path, *, opset: int = DEFAULT_OPSET, overwrite: bool = False, progress: Progress = silent
+) -> OnnxInfo:
+    """Export a bundle.
+
+    The graph takes input_ids and attention_mask, (batch, windows, sequence) int64, and returns `logits_<task>`
+    (batch, labels) for each head, or `sample_embedding` (batch, hidden) for an encoder.
+
+    Raises:
+        ExportError: when the output exists.
+    """
+    if output.exists() and not overwrite:
+        raise ExportError("the output exists", where=str(output), hint="Use --overwrite, or choose another --output.")
+    progress("Exporting", 0, None)
+    program = _trace(bundle, opset)
+    model = program.model_proto
+    for key, value in _metadata(bundle).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial.write_bytes(model.SerializeToString())
+    partial.replace(output)
+    return OnnxInfo(output, file_sha256(output), opset)
+
+
+def read_card(path: Path) -> tuple[BundleCard, dict[str, str]]:
+    """The card and all metadata inside an exported file.
+
+    Raises:
+        ExportError: when it is missing, no ONNX file, or not one of ours.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise ExportError("there is no such file", where=str(path)) from None
+    except (DecodeError, OSError, ValueError) as error:
+        raise ExportError(f"not an ONNX file: {str(error).splitlines()[0]}", where=str(path)) from None
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if CARD_KEY not in metadata:
+        message = "not an ONNX file" if not model.graph.node else "not exported by secauditai: it has no card"
+        raise ExportError(message, where=str(path))
+    try:
+        return BundleCard.model_validate_json(metadata[CARD_KEY]), metadata
+    except ValueError as error:
+        raise ExportError(f"its card is damaged: {str(error).splitlines()[0]}", where=str(path)) from None
+
+
+def output_names(card: BundleCard) -> list[str]:
+    """The graph's outputs."""
+    return [f"logits_{task}" for task in card.heads] or ["sample_embedding"]
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _trace(bundle: Bundle, opset: int) -> Any:
+    import torch
+
+    class Graph(torch.nn.Module):
+        """The model with its outputs as a tuple, in a fixed order."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = bundle.load_model()
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            """Score."""
+            outputs = self.model(input_ids, attention_mask)
+            return tuple(outputs[name.removeprefix("logits_")] for name in output_names(bundle.card))
+
+    # Every dimension is above 1: the exporter takes a 1 for a constant.
+    ids = torch.full((2, 3, 16), bundle.card.special_ids["cls"], dtype=torch.int64)
+    dimensions = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    with _quiet(), torch.inference_mode(mode=False), torch.no_grad():
+        return torch.onnx.export(
+            Graph().eval(),
+            (ids, torch.ones_like(ids)),
+            input_names=list(INPUTS),
+            output_names=output_names(bundle.card),
+            dynamic_shapes={"input_ids": dimensions, "attention_mask": dimensions},
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _metadata(bundle: Bundle) -> dict[str, str]:
+    card = bundle.card
+    return {
+        CARD_KEY: card.model_dump_json(),
+        "run_id": str(card.provenance.get("run_id", "")),
+        "labels": json.dumps(card.heads),
+        "max_length": str(card.max_length),
+        "model_sha256": bundle.weights_sha256,
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes and deprecations of its own parts off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,152 @@
+"""Verification of an exported file: is it whole, does it say what it is, and does it decide as the torch model does?"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secauditai.export.onnx import INPUTS, output_names, read_card
+from secauditai.models.bundle import Bundle, BundleCard
+from secauditai.models.predict import DETECTION, OnnxScorer, TorchScorer, score, softmax
+from secauditai.progress import Progress, silent
+
+MAX_DIFFERENCE = 1e-3
+"""Largest difference between two logits that still counts as equal."""
+CLOSE_TO_THRESHOLD = 1e-4
+"""A decision this near to the threshold may flip by rounding alone."""
+PASSED, FAILED, SKIPPED = "ok", "failed", "skipped"
+SYNTHETIC = ["def add(a, b):\n    return a + b\n", "int main(void) {\n  return 0;\n}\n", "x = 1\n"]
+
+
+@dataclass
+class Verification:
+    """What was checked."""
+
+    checks: list[dict[str, str]] = field(default_factory=list)
+    max_abs_diff: float | None = None
+    decision_agreement: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return all(check["result"] != FAILED for check in self.checks)
+
+    def add(self, name: str, passed: bool | None, detail: str) -> None:
+        """Note a check; None: it could not be made."""
+        result = SKIPPED if passed is None else PASSED if passed else FAILED
+        self.checks.append({"name": name, "result": result, "detail": detail})
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify_onnx(
+    path: Path,
+    bundle: Bundle | None,
+    codes: Sequence[str] = (),
+    *,
+    why_no_bundle: str = "",
+    progress: Progress = silent,
+) -> Verification:
+    """Check an exported file, and compare it with its torch original where there is one.
+
+    Args:
+        path: the ONNX file.
+        bundle: its torch original.
+        codes: real samples to compare on; a few made-up ones when empty.
+        why_no_bundle: why there is no original, for the skipped checks.
+        progress: told how many samples are scored.
+
+    Raises:
+        ExportError: when it is not an ONNX file of ours at all.
+    """
+    card, metadata = read_card(path)
+    result = Verification()
+    _check_structure(path, card, result)
+    if not result.ok:
+        return result
+    scorer = OnnxScorer(path)
+    _check_shapes(scorer, card, result)
+    if bundle is None:
+        for name in ("weights", "agreement with torch", "decisions"):
+            result.add(name, None, why_no_bundle or "the torch original was not found")
+        return result
+    same = metadata.get("model_sha256") == bundle.weights_sha256
+    result.add("weights", same, "exported from these very weights" if same else "exported from other weights")
+    _compare(scorer, bundle, _spread([*codes] or SYNTHETIC), result, progress)
+    return result
+
+
+def _check_structure(path: Path, card: BundleCard, result: Verification) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        result.add("onnx checker", True, "the graph is valid")
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        result.add("onnx checker", False, str(error).splitlines()[0])
+        return
+    graph = onnx.load(str(path), load_external_data=False).graph
+    external = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    result.add("single file", not external, "all weights are inside" if not external else "weights are in another file")
+    inputs, outputs = [item.name for item in graph.input], [item.name for item in graph.output]
+    expected = [*INPUTS], output_names(card)
+    result.add("inputs and outputs", (inputs, outputs) == expected, f"{', '.join(inputs)} → {', '.join(outputs)}")
+
+
+def _check_shapes(scorer: OnnxScorer, card: BundleCard, result: Verification) -> None:
+    """Run batches, windows and lengths other than those it was traced with."""
+    longest = min(card.max_length, 64)
+    for batch, windows, sequence in ((1, 1, 3), (3, 2, longest), (2, 5, 7)):
+        ids = np.full((batch, windows, sequence), card.special_ids["cls"], dtype=np.int64)
+        outputs = scorer(ids, np.ones_like(ids))
+        right = all(values.shape[0] == batch and np.isfinite(values).all() for values in outputs.values())
+        result.add("dynamic shape", right, f"batch {batch}, windows {windows}, sequence {sequence}")
+
+
+def _compare(scorer: OnnxScorer, bundle: Bundle, codes: list[str], result: Verification, progress: Progress) -> None:
+    """Score the same samples with both, in batches of one and of many."""
+    card, tokenizer = bundle.card, bundle.tokenizer
+    torch_scorer = TorchScorer(bundle)
+    difference, agreed, decided = 0.0, 0, 0
+    windows = card.windowing.counts([len(row) for row in tokenizer.encode(codes)])
+    for budget in (1, 16_384):
+        chosen = codes if budget > 1 else codes[:8]
+        ours = score(scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget, progress=progress)
+        theirs = score(torch_scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget)
+        for task, values in ours.items():
+            difference = max(difference, float(np.abs(values - theirs[task]).max()))
+            same, total = _agreement(card, task, values, theirs[task])
+            agreed, decided = agreed + same, decided + total
+    result.max_abs_diff, result.decision_agreement = difference, agreed / decided if decided else 1.0
+    shown = f"{len(codes)} samples of {windows.min()} to {windows.max()} windows, alone and in batches"
+    result.add("agreement with torch", difference <= MAX_DIFFERENCE, f"max |Δlogit| {difference:.1e} on {shown}")
+    if card.heads:
+        result.add("decisions", agreed == decided, f"{agreed} of {decided} decisions away from the threshold agree")
+
+
+def _agreement(card: BundleCard, task: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int]:
+    """Equal decisions and all decisions, those too near to the threshold left out."""
+    if task not in card.heads:
+        return 0, 0
+    temperature = card.temperature.get(task, 1.0)
+    first, second = softmax(ours, temperature), softmax(theirs, temperature)
+    if task == DETECTION:
+        clear = np.abs(second[:, 1] - card.threshold) > CLOSE_TO_THRESHOLD
+        same = (first[:, 1] >= card.threshold) == (second[:, 1] >= card.threshold)
+    else:
+        top = np.sort(second, axis=1)
+        clear = top[:, -1] - top[:, -2] > CLOSE_TO_THRESHOLD
+        same = first.argmax(axis=1) == second.argmax(axis=1)
+    return int((same & clear).sum()), int(clear.sum())
+
+
+def _spread(codes: list[str], n: int = 32) -> list[str]:
+    """Samples of all lengths: the shortest, the longest, and evenly between."""
+    ordered = sorted(codes, key=lambda code: (len(code), code))
+    if len(ordered) <= n:
+        return ordered
+    return [ordered[round(position)] for position in np.linspace(0, len(ordered) - 1, n)]
