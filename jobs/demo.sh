@@ -11,7 +11,7 @@ run train prepare --dataset security_dataset --output training_data --ray-data-m
 run train validate --dataset training_data
 run train split --dataset training_data --train 0.8 --val 0.1 --test 0.1
 run train finetune --model transformer --data training_data --name demo_model \
-    --epochs 6 --max-length 256 --num-workers 2
+    --epochs 8 --max-length 256 --num-workers 2
 run train evaluate --model demo_model --test-data training_data
 run train report --model demo_model --output evaluation_report.html
 run train export --model demo_model --format onnx --output demo_model.onnx

@@ -14,6 +14,7 @@ from secauditai.config.files import read_layer, resolve_config
 from secauditai.export.publish import publish
 from secauditai.progress import Progress, silent
 from secauditai.runs import FINISHED, STOPPED, Run, read_metrics, write_json
+from secauditai.tracking.runs import TrackedDataset
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
@@ -105,6 +106,9 @@ def track(run: Run, workspace: Path, *, parent: str | None = None) -> None:
         params=settings | {"learning_rate": recipe.learning_rate, "total_steps": recipe.total_steps},
         tags={key: value for key, value in tags.items() if value},
         parent=parent,
+        dataset=TrackedDataset(
+            name=settings["data"] or "", content_hash=info.dataset_hash or "", source=info.dataset or ""
+        ),
     )
     run.update(mlflow_run_id=mlflow_run_id)
     changed = recipe.model_copy(update={"tracking_uri": tracking_uri(workspace), "mlflow_run_id": mlflow_run_id})

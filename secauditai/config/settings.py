@@ -83,7 +83,7 @@ class OptimizationSettings(Section):
         None,
         gt=0.0,
         le=10.0,
-        description="Peak learning rate; default 5e-4 from scratch, 2e-5 for a pretrained encoder.",
+        description="Peak learning rate; default 1e-3 for tiny from scratch, 2e-5 for a pretrained encoder.",
     )
     optimizer: Literal["adamw", "adam", "sgd", "adafactor"] = Field("adamw", description="Update rule.")
     weight_decay: float = Field(

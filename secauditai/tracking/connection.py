@@ -120,14 +120,16 @@ def call(action: Callable[[], Result], *, uri: str, patience: float, what: str, 
     Raises:
         RunError: when MLflow refuses, or is out of reach for longer than `patience`.
     """
-    give_up, pause = time.monotonic() + patience, 0.25
+    give_up, pause, told = time.monotonic() + patience, 0.25, False
     while True:
         try:
             return action()
         except failures() as error:
             if is_refusal(error) or time.monotonic() + pause > give_up:
                 raise tracking_error(error, uri, what, hint) from error
-            logger.warning("MLflow: cannot %s, trying again: %s", what, first_line(error))
+            level = logging.WARNING if patience > BRIEF and not told else logging.INFO
+            logger.log(level, "MLflow cannot %s, trying for %.0f seconds: %s", what, patience, first_line(error))
+            told = True
         time.sleep(pause)
         pause = min(2 * pause, 10.0) * random.uniform(0.8, 1.2)
 

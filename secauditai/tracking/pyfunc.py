@@ -44,7 +44,8 @@ class SecurityModel(PythonModel):
         """One row per input row: `label`, `score` and a column per further head, or `embedding`."""
         outputs = self._run(read_codes(model_input))
         if self.card["kind"] == "encoder":
-            return pd.DataFrame({"embedding": outputs["sample_embedding"].tolist()}, index=model_input.index)
+            (vectors,) = outputs.values()  # whatever the graph calls its only output
+            return pd.DataFrame({"embedding": vectors.tolist()}, index=model_input.index)
         heads = self.card["heads"]
         main = DETECTION if DETECTION in heads else next(iter(heads))
         columns: dict[str, Any] = {}
@@ -91,7 +92,8 @@ def read_codes(frame: pd.DataFrame) -> list[str]:
     codes = frame["code"].tolist()
     for row, code in enumerate(codes):
         if not isinstance(code, str):
-            raise MlflowException.invalid_parameter_value(f"Row {row}: `code` is {type(code).__name__}, not text.")
+            found = "missing" if pd.isna(code) is True else f"{type(code).__name__}, not text"
+            raise MlflowException.invalid_parameter_value(f"Row {row}: `code` is {found}.")
         try:
             code.encode()
         except UnicodeEncodeError:

@@ -90,7 +90,9 @@ def register_bundle(
         there = _find_same(store, name, mlflow_run_id, identity)  # an earlier attempt may have got through
         if there is not None:
             return there
-        made = store.client.create_model_version(name, location, run_id=mlflow_run_id, tags=identity, model_id=model_id)
+        # With the source `models:/<id>`, or an id without a run, MLflow's SQL store would ask the global tracking URI.
+        linked = model_id if mlflow_run_id is not None or store.uri.startswith("http") else None
+        made = store.client.create_model_version(name, location, run_id=mlflow_run_id, tags=identity, model_id=linked)
         link = json.dumps([{"name": name, "version": made.version}])
         store.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
         return ModelVersion(name, int(made.version), mlflow_run_id, made.creation_timestamp / 1000, True, identity)

@@ -5,6 +5,7 @@ sending again, after a restart or by another process, changes nothing.
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secauditai.tracking.connection import connect, failures, first_line, logger
+from secauditai.tracking.connection import connect, failures, first_line, logger, probe
 from secauditai.tracking.numbers import finite_numbers, newest_steps
 from secauditai.tracking.store import tracking_uri
 
@@ -44,7 +45,9 @@ class MetricShipper:
         self._uri, self._run_id, self._path, self._interval = uri, mlflow_run_id, metrics_file, interval
         self._tail = RecordTail(metrics_file)
         self._client: MlflowClient | None = None
-        self._newest: dict[str, int] | None = None
+        self._newest: dict[str, int] = {}
+        """The highest step of each kind that is known to have arrived."""
+        self._asked = False
         self._closing, self._deadline = threading.Event(), float("inf")
         self._thread = threading.Thread(target=self._run, name="metric-shipper", daemon=True)
 
@@ -58,7 +61,7 @@ class MetricShipper:
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        missing = sum(1 for _ in fresh_records(RecordTail(self._path).read(), self._newest or {}))
+        missing = sum(1 for _ in fresh_records(RecordTail(self._path).read(), self._newest))
         if missing:
             logger.warning("MLflow misses %d metric records so far; they stay in %s", missing, self._path)
         return missing
@@ -73,8 +76,9 @@ class MetricShipper:
                 if last:
                     return
             except failures() as error:
-                logger.warning("metrics are not shipped, trying again: %s", first_line(error))
-                self._newest = None  # whether the last batch arrived is not known: ask again
+                level = logging.WARNING if pause == self._interval else logging.INFO  # one warning per outage
+                logger.log(level, "MLflow takes no metrics, trying again: %s", first_line(error))
+                self._asked = False  # whether the last batch arrived is not known
                 pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() >= self._deadline:
                 return
@@ -84,11 +88,14 @@ class MetricShipper:
                 self._closing.wait(pause)
 
     def _ship(self) -> None:
+        if not self._asked:
+            probe(self._uri)
         client = self._client or connect(self._uri)
         self._client = client
-        if self._newest is None:
+        if not self._asked:
             self._newest = newest_of_kinds(newest_steps(client, self._run_id))
             self._tail = RecordTail(self._path)
+            self._asked = True
         for records in batches(fresh_records(self._tail.read(), self._newest)):
             if time.monotonic() >= self._deadline:
                 return

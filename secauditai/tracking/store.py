@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "secauditai"
 VARIABLE = "MLFLOW_TRACKING_URI"
-SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+HOSTED = ("databricks", "databricks-uc", "uc")
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", *HOSTED)
 LOCK_SECONDS = 180.0
 
 
@@ -53,7 +53,7 @@ def tracking_uri(workspace: Path) -> str:
     if not given:
         return _sqlite_uri(workspace / "mlflow.db")
     scheme = given.partition(":")[0].partition("+")[0].lower()
-    if ("://" not in given and scheme not in SERVERS) or scheme not in SERVERS + DATABASES:
+    if scheme not in SCHEMES or ("://" not in given and given not in HOSTED):
         raise ConfigError(
             f"MLflow cannot track to {redact_text(given)!r}: it keeps no runs in plain files any more",
             where=VARIABLE,
@@ -74,19 +74,8 @@ def open_store(workspace: Path, *, patience: float = BRIEF) -> Store:
         ConfigError: when MLFLOW_TRACKING_URI is unusable.
         RunError: when the server or database is out of reach or refuses.
     """
-    from filelock import FileLock, Timeout
-
     uri = tracking_uri(workspace)
-    workspace.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(workspace / ".tracking.lock", timeout=LOCK_SECONDS):
-            identity = read_workspace_id(workspace)
-            client = call(lambda: _open(uri, workspace), uri=uri, patience=patience, what="open the tracking store")
-    except Timeout:
-        raise RunError(
-            "another process has been setting up MLflow for minutes", where=str(workspace / ".tracking.lock")
-        ) from None
-    return Store(uri, client, identity)
+    return call(lambda: _open(uri, workspace), uri=uri, patience=patience, what="open the tracking store")
 
 
 def open_existing_store(workspace: Path) -> Store | None:
@@ -95,15 +84,22 @@ def open_existing_store(workspace: Path) -> Store | None:
     return None if path is not None and not path.exists() else open_store(workspace)
 
 
-def _open(uri: str, workspace: Path) -> "MlflowClient":
+def _open(uri: str, workspace: Path) -> Store:
+    from filelock import FileLock
+
     probe(uri)
     path = sqlite_path(uri)
-    if path is not None and not path.exists():
-        _create_database(path, workspace)
-    client = connect(uri)
-    if client.get_experiment_by_name(EXPERIMENT) is None:
-        _create_experiment(client, None if uri.startswith("http") else workspace)
-    return client
+    workspace.mkdir(parents=True, exist_ok=True)
+    home = workspace if path is None else path.parent  # workspaces may share a database
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".tracking.lock", timeout=LOCK_SECONDS):
+        identity = read_workspace_id(workspace)
+        if path is not None and not path.exists():
+            _create_database(path, workspace)
+        client = connect(uri)
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            _create_experiment(client, None if uri.startswith("http") else workspace)
+    return Store(uri, client, identity)
 
 
 def _create_database(path: Path, workspace: Path) -> None:
@@ -112,7 +108,6 @@ def _create_database(path: Path, workspace: Path) -> None:
     from mlflow import MlflowClient
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _create_experiment(MlflowClient(_sqlite_uri(partial)), workspace)
         partial.replace(path)

@@ -54,10 +54,7 @@ class SweepResult:
         """The JSON document of `tune`."""
         best = self.ledger.best
         assert best is not None
-        trials = [
-            {"trial_id": t.trial_id, "settings": t.settings, "value": t.value, "error": t.error}
-            for t in self.ledger.trials
-        ]
+        trials = [asdict(trial) for trial in self.ledger.trials]
         found = {"settings": best.settings, "value": best.value, "metric": self.ledger.metric, "run_dir": best.run_dir}
         return {
             "sweep_id": self.ledger.sweep_id,
@@ -78,7 +75,8 @@ def run_sweep(
     """
     spaces = spaces_of(request.layer)
     if not spaces:
-        hint = f"For example `secauditai train config set {request.name} learning_rate '{{loguniform: [1.0e-5, 1.0e-3]}}'`."
+        example = f"secauditai train config set {request.name} learning_rate '{{loguniform: [1.0e-5, 1.0e-3]}}'"
+        hint = f"For example `{example}`."
         raise ConfigError(f"{request.name} has no search space", hint=hint)
     config = resolve_config(request.layer, allow_spaces=True)
     plan = plan_training(
