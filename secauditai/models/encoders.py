@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises for a file that holds no weights
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ def _load_module(directory: Path, dropout: float | None) -> tuple[nn.Module, lis
             module, report = _model_class(config).from_pretrained(
                 directory, config=config, trust_remote_code=False, weights_only=True, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
         raise ModelError(f"cannot load the encoder: {_first_line(error)}", where=str(directory)) from None
     missing = [key for key in report["missing_keys"] if not key.startswith(HARMLESS_MISSING)]
     extra = [key for key in report["unexpected_keys"] if not key.startswith(HARMLESS_EXTRA)]

@@ -1,0 +1,157 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import make_samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secauditai.data.dataset import is_dataset, open_dataset
+from secauditai.data.dedup import clean
+from secauditai.data.prepare import parse_rows, prepare
+from secauditai.data.sources import open_data
+from secauditai.data.validate import validate
+from secauditai.errors import DataError
+
+Write = Callable[..., Path]
+
+
+def write(path: Path, samples: list[dict[str, object]]) -> Path:
+    path.write_text(yaml.safe_dump({"samples": samples}), encoding="utf-8")
+    return path
+
+
+def test_nothing_vanishes(tmp_path: Path) -> None:
+    samples = make_samples(10)
+    extra = [
+        samples[0],
+        {**samples[1], "id": "copy"},
+        {**samples[2], "code": "other()\n"},
+        {"id": "broken", "label": "safe"},
+        {**samples[4], "id": "conflict", "label": "safe", "metadata": {}},
+    ]
+    done = prepare(str(write(tmp_path / "s.yaml", samples + extra)), tmp_path / "out", max_rejected=0.5)
+    assert (done.read, done.kept, done.rejected, done.duplicates) == (25, 19, 4, 2)
+    assert done.read == done.kept + done.rejected + done.duplicates
+    rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
+    assert sorted(row["reason"] for row in rejected) == ["conflict", "conflict", "duplicate_id", "no_code"]
+    assert all(row["where"].startswith(f"{tmp_path}/s.yaml:") for row in rejected)
+    assert done.dataset.manifest["merged"][0]["into"] == "sample_0_v"
+
+
+@given(st.permutations(make_samples(4) + make_samples(2)))
+def test_the_content_does_not_depend_on_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[dict[str, object]]
+) -> None:
+    rows = list(parse_rows(write(tmp_path_factory.mktemp("o") / "s.yaml", order)))
+    cleaned = clean(rows)
+    assert cleaned.read == len(cleaned.kept) + len(cleaned.rejected) + len(cleaned.merged)
+    assert [row["id"] for row in cleaned.kept] == sorted(str(sample["id"]) for sample in make_samples(4))
+
+
+def test_a_bug_and_its_fix_in_one_group_are_no_conflict(tmp_path: Path) -> None:
+    pair = make_samples(1)
+    same = [{**sample, "code": "x\n"} for sample in pair]
+    assert prepare(str(write(tmp_path / "s.yaml", same + make_samples(3, start=5))), tmp_path / "out").rejected == 0
+
+
+def test_merged_duplicates_join_their_groups(tmp_path: Path) -> None:
+    samples = make_samples(3)
+    samples[2]["code"] = samples[0]["code"]
+    done = prepare(str(write(tmp_path / "s.yaml", samples)), tmp_path / "out")
+    groups = dict(zip(done.dataset.table()["id"].to_pylist(), done.dataset.table()["group"].to_pylist(), strict=True))
+    assert groups["sample_0_v"] == groups["sample_0_s"] == groups["sample_1_s"] != groups["sample_2_s"]
+
+
+@pytest.mark.ray
+def test_ray_data_and_this_process_prepare_the_same(samples_yaml: Write, tmp_path: Path, ray_cluster: str) -> None:
+    samples_yaml(5, "in/a.yaml")
+    samples_yaml(7, "in/b.yaml", start=5)
+    here = prepare(str(tmp_path / "in"), tmp_path / "here")
+    there = prepare(str(tmp_path / "in"), tmp_path / "there", ray_data_min_mb=0)
+    assert (here.through_ray, there.through_ray) == (False, True)
+    assert here.dataset.content_hash == there.dataset.content_hash
+    assert here.dataset.manifest["merged"] == there.dataset.manifest["merged"]
+    (tmp_path / "in" / "c.yaml").write_text("samples: 3\n")
+    with pytest.raises(DataError, match=r"c\.yaml:1"):
+        prepare(str(tmp_path / "in"), tmp_path / "broken", ray_data_min_mb=0)
+
+
+def test_too_many_rejections_leave_no_output_but_a_list(samples_yaml: Write, tmp_path: Path) -> None:
+    bad: list[dict[str, object]] = [{"id": f"bad_{i}", "label": "safe"} for i in range(5)]
+    path = write(tmp_path / "s.yaml", make_samples(10) + bad)
+    with pytest.raises(DataError, match="5 of 25 samples are refused"):
+        prepare(str(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len((tmp_path / "out.rejected.jsonl").read_text().splitlines()) == 5
+
+
+def test_an_occupied_output_is_not_touched(samples_yaml: Write, tmp_path: Path) -> None:
+    other = tmp_path / "out"
+    other.mkdir()
+    (other / "precious").write_text("x")
+    with pytest.raises(DataError, match="not a dataset of ours"):
+        prepare(str(samples_yaml()), other, overwrite=True)
+    assert (other / "precious").read_text() == "x"
+    prepare(str(samples_yaml()), tmp_path / "ours")
+    with pytest.raises(DataError, match="--overwrite"):
+        prepare(str(samples_yaml()), tmp_path / "ours")
+    assert prepare(str(samples_yaml(5)), tmp_path / "ours", overwrite=True).kept == 10
+
+
+def test_damage_is_noticed(samples_yaml: Write, tmp_path: Path) -> None:
+    done = prepare(str(samples_yaml()), tmp_path / "out")
+    with done.dataset.layout.samples.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\x00\x01")
+    with pytest.raises(DataError, match="differs from its manifest"):
+        open_dataset(tmp_path / "out")
+
+
+def test_killing_prepare_leaves_no_half_output(samples_yaml: Write, tmp_path: Path) -> None:
+    path = samples_yaml(400)
+    arguments = ["train", "prepare", "--dataset", str(path), "--output", "out"]
+    command = [sys.executable, "-c", "from secauditai.cli.app import main; main()", *arguments]
+    for delay in (0.3, 0.6, 0.8, 1.0):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "out").exists() or open_dataset(tmp_path / "out").manifest["kept"] == 800
+
+
+def test_validate_names_place_and_sample(tmp_path: Path) -> None:
+    samples = make_samples(2)
+    samples[1]["label"] = "maybe"
+    result = validate(str(write(tmp_path / "s.yaml", samples)))
+    assert not result.ok
+    finding = next(item for item in result.findings if item.reason == "bad_label")
+    line = (tmp_path / "s.yaml").read_text()[: (tmp_path / "s.yaml").read_text().index("maybe")].count("- category")
+    assert (finding.id, line) == ("sample_0_s", 2)
+    assert finding.where.startswith(f"{tmp_path}/s.yaml:")
+
+
+def test_open_data_takes_every_way_to_name_data(
+    samples_yaml: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = tmp_path / "cache"
+    path = samples_yaml(20, "task_data.yaml")
+    raw = open_data(str(path), cache=cache, split=True)
+    assert raw.splits() == ("train", "val", "test")
+    assert open_data("task_data", cache=cache, split=True).content_hash == raw.content_hash
+    prepare(str(path), tmp_path / "prepared")
+    unsplit = open_data("prepared", cache=cache, split=True)
+    assert unsplit.root.is_relative_to(cache)
+    assert not open_dataset(tmp_path / "prepared").splits()
+    one = open_data(str(raw.root / "test"), cache=cache)
+    assert one.table().num_rows == raw.table("test").num_rows
+    assert is_dataset(open_data("security_dataset", cache=cache).root)
+    with pytest.raises(DataError, match="does not exist"):
+        open_data("nowhere", cache=cache)
+    assert any((cache / "datasets").iterdir())

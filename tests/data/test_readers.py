@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secauditai.data.readers import list_files, read_file
+from secauditai.data.yaml_events import read_yaml_samples
+from secauditai.errors import DataError, SecAuditError
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abcxyz_", max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["id", "code", "label", "metadata"]), VALUES), max_size=4))
+def test_events_give_what_safe_load_gives(tmp_path_factory: pytest.TempPathFactory, samples: list[object]) -> None:
+    path = tmp_path_factory.mktemp("y") / "s.yaml"
+    path.write_text(yaml.safe_dump({"before": 1, "samples": samples}, allow_unicode=True), encoding="utf-8")
+    assert [value for _, value in read_yaml_samples(path)] == yaml.safe_load(path.read_text(encoding="utf-8"))[
+        "samples"
+    ]
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")))
+def test_garbage_is_an_error_or_samples_but_never_a_crash(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    for ending in (".yaml", ".json", ".jsonl", ".csv", ".parquet"):
+        path = tmp_path_factory.mktemp("g") / f"s{ending}"
+        path.write_bytes(data)
+        try:
+            list(read_file(path))
+        except SecAuditError as error:
+            assert str(path) in str(error)
+
+
+@given(st.data())
+def test_mutated_yaml_is_an_error_or_samples(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    text = "samples:\n  - id: a\n    code: |\n      x = 1\n    label: safe\n    metadata: {k: [1, 2]}\n  - id: b\n    code: 'q'\n"
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        text = (
+            text[:at]
+            + data.draw(st.sampled_from(list("\t\n:-{}[]&*!|>'\"#%@`,? \x00é")))
+            + text[at + data.draw(st.integers(0, 2)) :]
+        )
+    path = tmp_path_factory.mktemp("m") / "s.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        list(read_file(path))
+    except SecAuditError as error:
+        assert str(path) in str(error)
+
+
+def test_samples_know_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("# comment\nsamples:\n  - id: a\n    code: |\n      x\n  - id: b\n---\n- id: c\n")
+    assert [raw.where for raw in read_file(path)] == [f"{path}:3", f"{path}:6", f"{path}:8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("samples:\n", "must be a list"),
+        ("samples: {a: 1}\n", "not a mapping"),
+        ("other: 1\n", "missing"),
+        ("just text\n", "no `samples:`"),
+        ("samples:\n\t- id: a\n", "tabs"),
+        ("samples:\n  - !!python/object/apply:os.system [id]\n", "is not allowed"),
+        ("samples:\n  - *nowhere\n", "s.yaml:2"),
+        ("samples:\n  - id: [a\n", "s.yaml:"),
+    ],
+)
+def test_unreadable_yaml_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(read_file(path))
+
+
+def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    path.write_text("\n".join(lines) + "\nsamples: []\n")
+    with pytest.raises(DataError, match="aliases stand for more"):
+        list(read_file(path))
+
+
+def test_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_bytes(b"samples:\n  - id: a\n    code: \xff\xfe\n")
+    with pytest.raises(DataError, match=r"s\.yaml:3: not UTF-8"):
+        list(read_file(path))
+
+
+def test_all_formats_give_the_same_samples(tmp_path: Path) -> None:
+    sample = {
+        "id": "a",
+        "code": "x = 1\n",
+        "label": "safe",
+        "severity": "none",
+        "category": "none",
+        "metadata": {"language": "c"},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump([sample]))
+    (tmp_path / "a.json").write_text(json.dumps({"samples": [sample]}))
+    (tmp_path / "a.jsonl").write_text(json.dumps(sample) + "\n\n")
+    (tmp_path / "a.csv").write_text('id,code,label,severity,category,language\na,"x = 1\n",safe,none,none,c\n')
+    flat = {key: [value] for key, value in sample.items() if key != "metadata"} | {"language": ["c"]}
+    pq.write_table(pa.table(flat), tmp_path / "a.parquet")
+    files = list_files(str(tmp_path))
+    assert len(files) == 5
+    assert [raw.value for path in files for raw in read_file(path)] == [sample] * 5
+
+
+def test_directories_do_not_follow_links_out(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside.yaml", tmp_path / "in"
+    outside.write_text("samples: []")
+    inside.mkdir()
+    (inside / "a.yaml").write_text("samples: []")
+    (inside / "b.yaml").symlink_to(outside)
+    assert list_files(str(inside)) == [inside / "a.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"), [("nothing.yaml", "does not exist"), ("*.yaml", "no data files"), ("a.txt", "kind of file")]
+)
+def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=message):
+        list_files(spec)
