@@ -36,4 +36,5 @@ def build_model(recipe: Recipe) -> nn.Module:
 
 def enable_gradient_checkpointing(encoder: Any) -> None:
     """Keep only layer inputs for the backward pass and compute the rest again, dropout included."""
-    encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
