@@ -27,7 +27,8 @@ def _walk(command: click.Command, context: click.Context) -> list[tuple[str, cli
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None:
-                inner = click.Context(child, parent=context, info_name=name, max_content_width=110, terminal_width=110)
+                width = {"max_content_width": 110, "terminal_width": 110}
+                inner = click.Context(child, parent=context, info_name=name, **width)
                 found += _walk(child, inner)
     return found
 
@@ -36,7 +37,7 @@ def settings_page() -> str:
     """Every setting with its default and range."""
     parts = ["# Settings\n\n", NOTE]
     parts.append(
-        "A setting is a flag (`--learning-rate`), a key of `config set` (`learning_rate`) and a YAML key, flat or in its "
+        "A setting is a flag (`--learning-rate`), a key of `config set` (`learning_rate`) and a YAML key, flat or by "
         "section.\nDefaults < configuration file < flags. Any number or choice may be a search space for `train tune`: "
         "`{uniform: [a, b]}`,\n`{loguniform: [a, b]}`, `{int: [a, b]}`, `{choice: [a, b]}`.\n\n"
     )

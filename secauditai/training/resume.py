@@ -54,7 +54,7 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str) -> Resumption:
 
 
 def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
-    """A new run that begins where the parent stood at a checkpoint, with the parent's history up to there."""
+    """A new run that begins where the parent stood at a checkpoint, with its history and its best weights so far."""
     info = parent.info
     kept = ("config_name", "total_steps", "steps_per_epoch", "dataset", "dataset_hash")
     run = create_run(
@@ -71,7 +71,12 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
     write_json(run.layout.recipe, recipe.model_copy(update={"initial": str(run.layout.initial)}).model_dump())
     history = parent.layout.metrics.read_bytes()[: read_state(checkpoint).metrics_bytes]
     run.layout.metrics.write_bytes(history)
-    shutil.copytree(checkpoint.root, run.layout.checkpoints / checkpoint.root.name)
+    best = read_state(checkpoint).best_step
+    for kept_step in {checkpoint.step, best} - {None}:
+        name = f"checkpoint_{kept_step}"
+        source = checkpoint.root if kept_step == checkpoint.step else parent.layout.checkpoints / name
+        if source.exists():
+            shutil.copytree(source, run.layout.checkpoints / name)
     return run
 
 

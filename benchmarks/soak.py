@@ -1,0 +1,38 @@
+"""The long checks: many kills at random steps, many broken inputs. Writes what it saw to `benchmarks/results/soak.txt`."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHECKS = {
+    "20 kills at random steps, each resumed bit for bit": ["tests/soak/test_kills.py"],
+    "10,000 broken inputs per property": ["tests/data/test_readers.py", "-k", "garbage or mutated or events"],
+}
+
+
+def main() -> int:
+    """Run every check and keep its last lines."""
+    lines = [
+        f"{time.strftime('%Y-%m-%d', time.gmtime())} · Python {platform.python_version()} · {os.cpu_count()} CPUs",
+        "",
+    ]
+    worst = 0
+    for name, arguments in CHECKS.items():
+        environment = {**os.environ, "HYPOTHESIS_PROFILE": "soak", "SOAK": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "--timeout", "7200", *arguments]
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
+        worst = max(worst, done.returncode)
+        last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
+        lines.append(f"{name}: {last} ({time.monotonic() - started:.0f} s)")
+        print(lines[-1], flush=True)
+    (HERE / "results" / "soak.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny_hub import LINES
+
+from secauditai.errors import ExportError
+from secauditai.export.onnx import export_onnx, read_card
+from secauditai.export.verify import verify_onnx
+from secauditai.models.bundle import Bundle, BundleCard, save_bundle
+from secauditai.models.classifier import Embedder, VulnerabilityClassifier
+from secauditai.models.encoders import build_encoder
+from secauditai.models.tokenizer import train_tokenizer
+
+HEADS = {"vulnerability_detection": ["safe", "vulnerability"]}
+CODES = ["x\n", "def f(x):\n    return x\n", "int main(void) { return 0; }\n" * 60]
+
+
+def make_bundle(directory: Path, *, kind: str = "classifier", seed: int = 0) -> Bundle:
+    encoder = build_encoder("tiny", tokenizer=train_tokenizer(LINES, 350), max_length=64, dropout=0.1, seed=seed)
+    torch.manual_seed(seed)
+    classifier = kind == "classifier"
+    model = VulnerabilityClassifier(encoder.module, HEADS, 0.1) if classifier else Embedder(encoder.module)
+    card = BundleCard(
+        kind="classifier" if classifier else "encoder",
+        task="vulnerability_detection" if classifier else "",
+        heads=HEADS if classifier else {},
+        max_length=64,
+        stride=8,
+        long_code="windows",
+        max_windows=4,
+        pooling="mean_max",
+        special_ids=encoder.tokenizer.special_ids,
+        provenance={"run_id": "r1"},
+    )
+    return save_bundle(directory, model=model, tokenizer=encoder.tokenizer, card=card)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("b") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def exported(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(bundle, tmp_path_factory.mktemp("o") / "m.onnx").path
+
+
+def test_the_file_says_what_it_is_and_agrees(bundle: Bundle, exported: Path) -> None:
+    card, metadata = read_card(exported)
+    assert card == bundle.card
+    assert (metadata["run_id"], metadata["max_length"]) == ("r1", "64")
+    result = verify_onnx(exported, bundle, CODES)
+    assert result.ok, result.checks
+    assert result.max_abs_diff is not None
+    assert result.max_abs_diff < 1e-4
+
+
+def test_an_encoder_exports_embeddings(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", kind="encoder")
+    path = export_onnx(bundle, tmp_path / "e.onnx").path
+    assert verify_onnx(path, bundle, CODES).ok
+
+
+def test_an_existing_output_is_not_replaced_unasked(bundle: Bundle, exported: Path) -> None:
+    with pytest.raises(ExportError, match="--overwrite"):
+        export_onnx(bundle, exported)
+
+
+def test_changed_weights_are_found(bundle: Bundle, exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(exported))
+    largest = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims or [1]))
+    values = onnx.numpy_helper.to_array(largest) + 0.5
+    largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
+    onnx.save(model, str(tmp_path / "t.onnx"))
+    result = verify_onnx(tmp_path / "t.onnx", bundle, CODES)
+    assert not result.ok
+    failed = {check["name"] for check in result.checks if check["result"] == "failed"}
+    assert "agreement with torch" in failed
+
+
+def test_another_model_is_not_taken_for_the_original(exported: Path, tmp_path: Path) -> None:
+    result = verify_onnx(exported, make_bundle(tmp_path / "other", seed=9), CODES)
+    assert {"weights", "agreement with torch"} <= {c["name"] for c in result.checks if c["result"] == "failed"}
+
+
+def test_foreign_onnx_files_are_told_apart(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Identity", ["a"], ["b"])
+    value = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1])
+    out = onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [1])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out])), str(tmp_path / "f.onnx"))
+    with pytest.raises(ExportError, match="not exported by secauditai"):
+        read_card(tmp_path / "f.onnx")
