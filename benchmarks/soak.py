@@ -1,4 +1,4 @@
-"""The long checks: many kills at random steps, many broken inputs. Writes what it saw to `benchmarks/results/soak.txt`."""
+"""The long checks: many kills at random steps, many broken inputs. The outcome goes to `results/soak.txt`."""
 
 import os
 import platform

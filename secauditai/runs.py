@@ -82,6 +82,8 @@ class RunInfo:
     finished: float | None = None
     pid: int | None = None
     config_name: str | None = None
+    start_layer: dict[str, Any] = field(default_factory=dict)
+    """Configuration and data of a `start`, without its flags: what a later bare `start` repeats."""
     parent_run_id: str | None = None
     mlflow_run_id: str | None = None
     model_version: int | None = None

@@ -7,7 +7,7 @@ import click
 
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output, duration, number
-from secauditai.config.files import NamedConfigs, check_name, read_layer, resolve_config
+from secauditai.config.files import NamedConfigs, check_name, resolve_config
 from secauditai.errors import ConfigError
 from secauditai.runs import RunInfo, list_runs
 
@@ -73,20 +73,31 @@ def start(
       secauditai train start --config custom_model --data training_data --gpu 0 --checkpoint-interval 1000
     """
     flags = given_settings(ctx)
+    start_layer: dict[str, Any] = {}
     if config_name is None and "data" not in flags:
         last = _last_start(workspace)
-        config_name, layer = last.config_name, read_layer(_config_of(workspace, last))
-        name = name or last.name
-        changes = ", ".join(f"{key} {value}" for key, value in flags.items()) or "no change"
-        Output(as_json=as_json).say(f"Repeating run {last.run_id} of {name} with {changes}")
+        layer, config_name, name = last.start_layer, last.config_name, name or last.name
+        changes = ", ".join(f"{key} {value}" for key, value in flags.items()) or "no other setting"
+        Output(as_json=as_json).say(f"Repeating run {last.run_id} of {name} with its configuration and {changes}")
     else:
         layer = NamedConfigs(workspace).read(config_name) if config_name else {}
+        start_layer = {**layer, "data": flags.get("data", layer.get("data"))}
     name = name or (Path(config_name).stem if config_name else "custom_model")
-    _train("start", name, {**layer, **flags}, workspace, as_json=as_json, config_name=config_name, **options)
+    _train(
+        "start",
+        name,
+        {**layer, **flags},
+        workspace,
+        as_json=as_json,
+        config_name=config_name,
+        start_layer=start_layer,
+        **options,
+    )
 
 
 def _last_start(workspace: Path) -> RunInfo:
-    started = [run.info for run in list_runs(workspace) if run.info.kind == "start" and run.info.parent_run_id is None]
+    """The newest run that a `start` with a configuration or data began; repetitions and branches do not count."""
+    started = [run.info for run in list_runs(workspace) if run.info.start_layer]
     if not started:
         raise ConfigError(
             "nothing to repeat: no `start` run in this workspace yet",
@@ -94,10 +105,6 @@ def _last_start(workspace: Path) -> RunInfo:
             hint="Name --config and --data.",
         )
     return started[-1]
-
-
-def _config_of(workspace: Path, info: RunInfo) -> Path:
-    return workspace / "runs" / info.name / info.run_id / "config.yaml"
 
 
 @click.command()
@@ -147,6 +154,7 @@ def _train(
     dry_run: bool,
     address: str | None,
     config_name: str | None = None,
+    start_layer: dict[str, Any] | None = None,
 ) -> None:
     out = Output(as_json=as_json)
     config = resolve_config(layer)
@@ -158,7 +166,7 @@ def _train(
     from secauditai.training.preparation import plan_training
     from secauditai.training.request import TrainRequest
 
-    request = TrainRequest(kind, name, config, workspace, config_name, address)
+    request = TrainRequest(kind, name, config, workspace, config_name, start_layer or {}, address)
     with out.progress() as progress:
         plan = plan_training(request, progress)
         if plan.devices.warning:

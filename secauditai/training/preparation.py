@@ -138,6 +138,7 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
         kind=request.kind,
         task="masked_language_modelling" if request.is_base else config.objective.task,
         config_name=request.config_name,
+        start_layer=dict(request.start_layer),
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         dataset=str(plan.dataset.root),

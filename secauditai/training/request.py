@@ -1,7 +1,9 @@
 """What a user asks a training command for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from secauditai.config.settings import TrainConfig
 
@@ -19,6 +21,8 @@ class TrainRequest:
     config: TrainConfig
     workspace: Path
     config_name: str | None = None
+    start_layer: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration and data without flags, which a later bare `start` repeats."""
     address: str | None = None
     in_process: bool = False
     """Whether this very process trains, as in a sweep's trial, wherever it runs."""

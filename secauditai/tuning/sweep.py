@@ -80,7 +80,7 @@ def run_sweep(
         raise ConfigError(f"{request.name} has no search space", hint=hint)
     config = resolve_config(request.layer, allow_spaces=True)
     plan = plan_training(
-        TrainRequest("start", request.name, config, request.workspace, request.name, request.address), progress
+        TrainRequest("start", request.name, config, request.workspace, request.name, address=request.address), progress
     )
     metric = selection_metric(plan)
     sweep_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)

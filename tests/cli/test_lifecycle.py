@@ -114,6 +114,7 @@ def test_base_then_finetune_and_start_repeats(cli: Cli, samples_yaml: Write, tin
     run = newest_run(tmp_path / ".secauditai", "mine")
     assert "batch_size: 16" in run.layout.config.read_text()
     assert "max_steps: 4" in run.layout.config.read_text()
+    assert "gpu: null" in run.layout.config.read_text()
     assert json.loads(cli("train", "config", "list", "--json").out) == {"configs": ["mine"]}
     assert cli("train", "config", "delete", "mine").code == 0
 
