@@ -1,11 +1,16 @@
 """A real `ray job submit` against a real head node on this machine."""
 
+import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 PROJECT = Path(__file__).parents[2]
@@ -28,23 +33,29 @@ def test_a_submitted_job_trains_and_registers(tmp_path: Path) -> None:
     environment |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     environment["PYTHONPATH"] = str(PROJECT)
+    scratch = tempfile.mkdtemp(prefix="ray_job_")  # short: Ray puts sockets below it
     head = [ray, "start", "--head", "--port", str(port), "--dashboard-port", str(dashboard), "--block"]
-    head += ["--dashboard-host", "127.0.0.1", "--temp-dir", f"/tmp/ray_job_test_{os.getpid()}", "--num-cpus", "2"]
+    head += ["--dashboard-host", "127.0.0.1", "--temp-dir", scratch, "--num-cpus", "2"]
     server = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{dashboard}"
         submit = [ray, "job", "submit", "--address", address, "--working-dir", str(PROJECT / "jobs")]
         arguments = ["--config", "smoke.yaml", "--workspace", str(tmp_path / "w")]
         command = [*submit, "--", sys.executable, "train.py", *arguments]
-        give_up = 40
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        while done.returncode != 0 and "Failed to connect" in done.stdout + done.stderr and give_up:
-            give_up -= 1
+        give_up = time.monotonic() + 120  # the head and its job agent take a while to come up
+        while "submitted successfully" not in done.stdout + done.stderr and time.monotonic() < give_up:
+            time.sleep(2)
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "Registered smoke/1" in done.stdout
         logs = list((tmp_path / "w" / "runs" / "smoke").glob("*/logs/rank_0.log"))
         assert len(logs) == 1
     finally:
-        server.terminate()
+        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=30)
         server.wait(timeout=30)
+        shutil.rmtree(scratch, ignore_errors=True)
