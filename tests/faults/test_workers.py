@@ -16,7 +16,7 @@ from training_runs import history, new_run, weights, write_dataset
 from secauditai.runs import Run, read_metrics
 from secauditai.training.launch import launch
 
-STEPS = 400
+STEPS = 240
 
 
 @pytest.fixture(scope="module")
