@@ -67,14 +67,6 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def close_ray() -> None:
-    """Disconnect, and stop Ray where it was started by this process."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-
-
 def _quieten() -> None:
     """Keep Ray's progress bars, usage notes and telemetry off the terminal; must run before Ray is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -1,6 +1,5 @@
 """Options that commands share, and the flags derived from the settings."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,8 +84,3 @@ def given_settings(ctx: click.Context) -> dict[str, Any]:
     """The settings that this command line names: the topmost layer."""
     settings: dict[str, Any] = ctx.meta.setdefault("secauditai.settings", {})
     return settings
-
-
-def tracking_variable() -> str | None:
-    """The MLflow server the environment names, if any."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or None

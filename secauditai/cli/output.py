@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -116,8 +116,3 @@ def number(value: float | int | None) -> str:
         if abs(value) < 1e-3 or abs(value) >= 1e4
         else f"{value:.3f}"
     )
-
-
-def bullet_list(items: Iterable[str]) -> str:
-    """Lines that start with a dash."""
-    return "\n".join(f"  - {item}" for item in items)

@@ -112,10 +112,11 @@ def _last_start(workspace: Path) -> RunInfo:
 @click.option(
     "--checkpoint", default="latest", show_default=True, help="latest, best, a step, checkpoint_1000.pt, or a path."
 )
+@dry_run_option
 @address_option
 @workspace_option
 @json_option
-def resume(name: str, checkpoint: str, address: str | None, workspace: Path, as_json: bool) -> None:
+def resume(name: str, checkpoint: str, dry_run: bool, address: str | None, workspace: Path, as_json: bool) -> None:
     """Go on with an interrupted run, or branch from an older checkpoint.
 
     The latest checkpoint continues the same run; an older one starts a new run that names its parent.
@@ -139,8 +140,14 @@ def resume(name: str, checkpoint: str, address: str | None, workspace: Path, as_
         )
         return
     out.say(describe(found))
+    if dry_run:
+        info = found.run.info
+        left = (info.total_steps or 0) - found.checkpoint.step
+        out.say(f"  {left} steps are left on {info.dataset}. Nothing was written: this was a dry run.")
+        out.document({"run_id": info.run_id, "branches": found.branches, "step": found.checkpoint.step, "left": left})
+        return
     with out.progress() as progress:
-        outcome = go_on(found.run, workspace, address=address, progress=progress, notify=out.say)
+        outcome = go_on(found.begin(workspace), workspace, address=address, progress=progress, notify=out.say)
     _report(outcome, out)
 
 

@@ -1,12 +1,13 @@
 """`train tune`: a sweep over the search spaces of a configuration."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output, number
-from secauditai.config.files import NamedConfigs
+from secauditai.config.files import NamedConfigs, resolve_config, spaces_of
 
 
 @click.command()
@@ -16,6 +17,7 @@ from secauditai.config.files import NamedConfigs
     "--max-concurrent", type=click.IntRange(1), default=None, help="Trials at a time; default as many as fit."
 )
 @setting_options()
+@click.option("--dry-run", is_flag=True, help="Print the plan of one trial and stop before anything is written.")
 @address_option
 @workspace_option
 @json_option
@@ -26,6 +28,7 @@ def tune(
     name: str,
     num_samples: int,
     max_concurrent: int | None,
+    dry_run: bool,
     address: str | None,
     workspace: Path,
     as_json: bool,
@@ -41,6 +44,9 @@ def tune(
 
     out = Output(as_json=as_json)
     layer = {**NamedConfigs(workspace).read(name), **given_settings(ctx)}
+    if dry_run:
+        _show_trial(layer, num_samples, workspace, out)
+        return
     request = SweepRequest(Path(name).stem, layer, workspace, num_samples, max_concurrent, address)
     with out.progress() as progress:
         result = run_sweep(request, progress=progress, notify=out.say)
@@ -60,3 +66,20 @@ def tune(
 
 def _shown(value: object) -> str:
     return number(value) if isinstance(value, int | float) else str(value)
+
+
+def _show_trial(layer: dict[str, Any], num_samples: int, workspace: Path, out: Output) -> None:
+    """The plan of a trial with every searched setting at its default."""
+    from secauditai.training.estimate import estimate
+    from secauditai.training.preparation import plan_training
+    from secauditai.training.request import TrainRequest
+
+    config = resolve_config(layer, allow_spaces=True)
+    plan = plan_training(TrainRequest("start", "trial", config, workspace))
+    spaces = {name: space.plain() for name, space in spaces_of(layer).items()}
+    trial = estimate(plan)
+    out.say(f"{num_samples} trials over {', '.join(f'{name} {space}' for name, space in spaces.items())}; each:")
+    for key, value in trial.items():
+        out.say(f"  {key.replace('_', ' ')}: {_shown(value)}")
+    out.say("Nothing was written: this was a dry run.")
+    out.document({"trials": num_samples, "spaces": spaces, "trial": trial})

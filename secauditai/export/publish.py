@@ -9,7 +9,7 @@ from secauditai.models.bundle import Bundle, refresh_manifest
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run
 from secauditai.tracking.registry import register_bundle
-from secauditai.tracking.runs import log_summary
+from secauditai.tracking.runs import log_artifacts, log_summary
 from secauditai.tracking.shipper import ship_remaining
 from secauditai.training.finish import save_best
 
@@ -35,6 +35,7 @@ def publish(run: Run, workspace: Path, *, register_model: bool = True, progress:
         ship_remaining(workspace, mlflow_run_id, run.layout.metrics)
         best = {f"best/{name}": value for name, value in metrics.items()}
         log_summary(workspace, mlflow_run_id, best, step=int(str(bundle.card.provenance["checkpoint_step"])))
+        log_artifacts(workspace, mlflow_run_id, [run.layout.config])
     progress("Registering", 0, None)
     return Published(bundle, register(run, workspace) if register_model else None, metrics)
 

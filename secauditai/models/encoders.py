@@ -93,15 +93,6 @@ def save_encoder(module: nn.Module, tokenizer: CodeTokenizer, directory: Path) -
     save_tokenizer(tokenizer, directory)
 
 
-def encoder_from_config(directory: Path) -> nn.Module:
-    """An encoder of the saved shape with fresh weights, for weights that are loaded from elsewhere."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    module: nn.Module = _model_class(config)(config)
-    return module
-
-
 def check_max_length(encoder: LoadedEncoder, max_length: int) -> None:
     """Refuse windows longer than the encoder has positions for.
 

@@ -22,16 +22,24 @@ class Resumption:
     """The run to go on with and how it came about."""
 
     run: Run
-    step: int
-    """Global step of the checkpoint."""
-    branched_from: str | None
-    """The run id it branched from; None when it is the run itself."""
-    complete: bool
-    """Nothing is left to do: it is trained to the end and registered."""
+    """The model's newest run."""
+    checkpoint: CheckpointLayout
+    branches: bool
+    """Whether the checkpoint is not the run's latest, so that a new run begins there."""
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do: it is trained to the end and registered."""
+        info = self.run.info
+        return not self.branches and info.status == FINISHED and info.model_version is not None
+
+    def begin(self, workspace: Path) -> Run:
+        """The run to go on with: the run itself, or a new branch of it."""
+        return branch(workspace, self.run, self.checkpoint) if self.branches else self.run
 
 
 def resolve_resume(workspace: Path, name: str, checkpoint: str) -> Resumption:
-    """Find the model's newest run and the checkpoint to go on from; branch where the checkpoint is not its latest.
+    """Find the model's newest run and the checkpoint to go on from; nothing is written yet.
 
     Args:
         workspace: the workspace directory.
@@ -47,10 +55,7 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str) -> Resumption:
         check_checkpoint(found)
     _check_versions(run)
     latest = list_checkpoints(run.layout.checkpoints)[-1]
-    if found.root == latest.root:
-        info = run.info
-        return Resumption(run, found.step, None, complete=info.status == FINISHED and info.model_version is not None)
-    return Resumption(branch(workspace, run, found), found.step, run.info.run_id, complete=False)
+    return Resumption(run, found, branches=found.root != latest.root)
 
 
 def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
@@ -96,9 +101,9 @@ def _check_versions(run: Run) -> None:
 
 
 def describe(resumption: Resumption) -> str:
-    """What a user should know about where the run goes on."""
-    info = resumption.run.info
-    begun = f"step {resumption.step} of {info.total_steps}"
-    if resumption.branched_from:
-        return f"Branching from run {resumption.branched_from} at {begun}: new run {info.run_id}"
-    return f"Continuing run {info.run_id} at {begun}"
+    """What a user should know about where training goes on."""
+    info, step = resumption.run.info, resumption.checkpoint.step
+    left = f"step {step} of {info.total_steps}"
+    if resumption.branches:
+        return f"Branching from run {info.run_id} at {left}, as a new run"
+    return f"Continuing run {info.run_id} at {left}"

@@ -84,6 +84,8 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     complete = cli("train", "resume", "--model", "trained_model")
     assert complete.code == 0
     assert "is complete" in complete.out
+    looked = cli("train", "resume", "--model", "trained_model", "--checkpoint", 60, "--dry-run", "--json")
+    assert json.loads(looked.out)["left"] == 12
     branched = cli("train", "resume", "--model", "trained_model", "--checkpoint", "checkpoint_60.pt", "--json")
     assert branched.code == 0, branched.err
     branch = json.loads(branched.out)

@@ -227,17 +227,18 @@ def test_resume_continues_branches_or_says_complete(undisturbed: Run, tmp_path: 
     workspace = tmp_path / "w"
     shutil.copytree(undisturbed.root, workspace / "runs" / "m" / undisturbed.root.name)
     latest = resolve_resume(workspace, "m", "latest")
-    assert latest.branched_from is None
+    assert not latest.branches
     assert not latest.complete
     latest.run.update(status="finished", model_version=1)
     assert resolve_resume(workspace, "m", "latest").complete
     older = resolve_resume(workspace, "m", "checkpoint_6.pt")
-    assert older.branched_from == undisturbed.root.name
-    assert older.run.info.parent_run_id == undisturbed.root.name
-    assert list_checkpoints(older.run.layout.checkpoints)[-1].step == 6
-    assert launch(older.run).finished
-    assert weights(older.run) == weights(undisturbed)
-    assert history(older.run) == history(undisturbed)
+    assert older.branches
+    branch = older.begin(workspace)
+    assert branch.info.parent_run_id == undisturbed.root.name
+    assert list_checkpoints(branch.layout.checkpoints)[-1].step == 6
+    assert launch(branch).finished
+    assert weights(branch) == weights(undisturbed)
+    assert history(branch) == history(undisturbed)
     with pytest.raises(RunError, match=r"no checkpoint 'checkpoint_7\.pt'.*Steps with a checkpoint: "):
         resolve_resume(workspace, "m", "checkpoint_7.pt")
 

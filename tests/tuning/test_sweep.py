@@ -31,6 +31,8 @@ def test_a_sweep_registers_its_best_trial_below_one_parent(cli: Cli, tmp_path: P
     refused = cli("train", "start", "--config", "c", "--data", data)
     assert refused.code == 1
     assert "train tune" in refused.err
+    looked = json.loads(cli("train", "tune", "--config", "c", "--data", data, "--dry-run", "--json").out)
+    assert (looked["trial"]["total_steps"], list(looked["spaces"])) == (6, ["learning_rate"])
     done = cli("train", "tune", "--config", "c", "--data", data, "--num-samples", 2, "--json")
     assert done.code == 0, done.err
     sweep = json.loads(done.out)
