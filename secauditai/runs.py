@@ -212,8 +212,15 @@ class MetricsTail:
                 self._position = 0
             file.seek(self._position)
             lines = file.read().split(b"\n")
+        try:
+            records = [json.loads(line) for line in lines[:-1]]
+        except ValueError:  # cut short by a restart and grown again since the last look
+            if self._position == 0:
+                raise
+            self._position = 0
+            return self.read()
         self._position += sum(len(line) + 1 for line in lines[:-1])
-        return [json.loads(line) for line in lines[:-1]]
+        return records
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

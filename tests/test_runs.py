@@ -36,4 +36,8 @@ def test_the_tail_waits_for_whole_lines_and_copes_with_a_rewind(tmp_path: Path) 
     assert tail.read() == [{"step": 2}]
     path.write_text('{"step": 9}\n')
     assert tail.read() == [{"step": 9}]
+    path.write_text('{"step": 7, "note": "longer than before"}\n{"step": 8}\n')
+    assert tail.read() == [{"step": 7, "note": "longer than before"}, {"step": 8}]
+    path.write_text('{"step": 9}\n')
+    assert tail.read() == [{"step": 9}]
     assert read_metrics(path) == [{"step": 9}]

@@ -35,6 +35,8 @@ def test_a_submitted_job_trains_and_registers(tmp_path: Path) -> None:
     environment["PYTHONPATH"] = str(PROJECT)
     scratch = tempfile.mkdtemp(prefix="ray_job_")  # short: Ray puts sockets below it
     head = [ray, "start", "--head", "--port", str(port), "--dashboard-port", str(dashboard), "--block"]
+    for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
+        head += [option, str(free_port())]  # the session's own cluster has the usual ones
     head += ["--dashboard-host", "127.0.0.1", "--temp-dir", scratch, "--num-cpus", "2"]
     server = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
