@@ -12,13 +12,14 @@ from typing import Any
 
 from secauditai.config.files import read_layer, resolve_config
 from secauditai.export.publish import publish
+from secauditai.files import write_json
 from secauditai.progress import Progress, silent
-from secauditai.runs import FINISHED, STOPPED, Run, read_metrics, write_json
+from secauditai.runs import FINISHED, STOPPED, Run, read_metrics
 from secauditai.tracking.runs import TrackedDataset
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
-from secauditai.tracking.store import tracking_uri
+from secauditai.tracking.store import shared_uri
 from secauditai.training.launch import Launch, launch, training_finished
 from secauditai.training.preparation import TrainingPlan, prepare_run
 from secauditai.training.recipe import read_recipe
@@ -111,7 +112,7 @@ def track(run: Run, workspace: Path, *, parent: str | None = None) -> None:
         ),
     )
     run.update(mlflow_run_id=mlflow_run_id)
-    changed = recipe.model_copy(update={"tracking_uri": tracking_uri(workspace), "mlflow_run_id": mlflow_run_id})
+    changed = recipe.model_copy(update={"tracking_uri": shared_uri(workspace), "mlflow_run_id": mlflow_run_id})
     write_json(run.layout.recipe, changed.model_dump())
 
 

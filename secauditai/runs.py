@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from secauditai.errors import RunError
+from secauditai.files import write_json
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -226,10 +227,3 @@ class MetricsTail:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of `metrics.jsonl`; [] when there is none yet."""
     return MetricsTail(path).read()
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)

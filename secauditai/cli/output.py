@@ -61,6 +61,7 @@ class ProgressLine:
         self._started = 0.0
         self._printed = 0.0
         self._first = 0
+        self._complete = False
 
     def __enter__(self) -> Progress:
         return self._show
@@ -75,12 +76,13 @@ class ProgressLine:
         if activity != self._activity:
             self._finish_line()
             self._activity, self._started, self._first, self._printed = activity, now, done, now
+            self._complete = False
         interval = 0.1 if self._live else PLAIN_INTERVAL
-        if now - self._printed < interval and done != total:
+        if self._complete or (now - self._printed < interval and done != total):
             return
         if not self._live and now - self._started < PLAIN_INTERVAL:
             return
-        self._printed = now
+        self._printed, self._complete = now, done == total
         text = self._line(activity, done, total, unit, now - self._started)
         click.echo(f"\r\033[K{text}" if self._live else text, err=True, nl=not self._live)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from secauditai.data.schema import SAMPLE_SCHEMA
 from secauditai.errors import DataError
+from secauditai.files import describe_file, describe_tree
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -159,13 +160,6 @@ def replacing(root: Path) -> Iterator[DatasetLayout]:
 
 def write_manifest(layout: DatasetLayout, manifest: dict[str, Any]) -> None:
     """Write the manifest, last, with size and digest of every other file."""
-    paths = sorted(path for path in layout.root.rglob("*") if path.is_file() and path != layout.manifest)
-    files = {str(path.relative_to(layout.root)): describe_file(path) for path in paths}
+    files = describe_tree(layout.root, leave_out=[layout.manifest])
     document = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
     layout.manifest.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -56,7 +56,6 @@ class BatchPlan:
     seed: int
     batch_size: int
     micro_batch_tokens: int
-    total_steps: int
 
     @property
     def n_samples(self) -> int:

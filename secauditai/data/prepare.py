@@ -12,7 +12,6 @@ import pyarrow as pa
 from secauditai.data.dataset import (
     Dataset,
     content_hash,
-    describe_file,
     is_dataset,
     open_dataset,
     replacing,
@@ -23,6 +22,7 @@ from secauditai.data.dedup import Cleaned, clean
 from secauditai.data.readers import list_files, read_file
 from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, parse_sample
 from secauditai.errors import DataError
+from secauditai.files import describe_file
 from secauditai.progress import Progress, silent
 
 BUILT_IN = "security_dataset"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from secauditai.data.dataset import SPLITS, Dataset, describe_file, is_dataset, one_split, open_dataset
+from secauditai.data.dataset import SPLITS, Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.prepare import BUILT_IN, copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import READERS, list_files
 from secauditai.data.split import DEFAULT_RATIOS, split_dataset
 from secauditai.errors import DataError
+from secauditai.files import describe_file
 from secauditai.progress import Progress, silent
 
 CACHE_VERSION = 1

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from secauditai.data.clusters import build_clusters
 from secauditai.data.schema import TASK_COLUMNS, code_key
 from secauditai.errors import DataError, ModelError
+from secauditai.files import write_json
 from secauditai.metrics import Scores, cluster_bootstrap, compute_metrics
 from secauditai.models.bundle import Bundle
 from secauditai.models.predict import DETECTION, Predictions, predict
 from secauditai.progress import Progress, silent
-from secauditai.runs import write_json
 
 SUSPICIOUS_AUC = 0.99
 """Published detectors on de-duplicated real data stay far below this (arXiv 2403.18624)."""

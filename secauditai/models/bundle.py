@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secauditai.data.windows import Windowing
 from secauditai.errors import ModelError
+from secauditai.files import describe_file, describe_tree
 
 if TYPE_CHECKING:
     from torch import nn
@@ -212,7 +213,7 @@ def open_bundle(root: Path) -> Bundle:
         files = json.loads(layout.manifest.read_text(encoding="utf-8"))["files"]
         card = BundleCard.model_validate_json(layout.card.read_text(encoding="utf-8"))
         for name, expected in files.items():
-            if _describe(root / name) != expected:
+            if describe_file(root / name) != expected:
                 raise ModelError(f"damaged model: {name} differs from its manifest", where=str(root))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = "its card is damaged" if isinstance(error, ValidationError) else str(error)
@@ -222,16 +223,10 @@ def open_bundle(root: Path) -> Bundle:
 
 def refresh_manifest(layout: BundleLayout) -> None:
     """Write the manifest anew, after a file was added."""
-    paths = sorted(path for path in layout.root.rglob("*") if path.is_file() and path != layout.manifest)
-    files = {str(path.relative_to(layout.root)): _describe(path) for path in paths}
+    files = describe_tree(layout.root, leave_out=[layout.manifest])
     layout.manifest.write_text(json.dumps({"version": 1, "files": files}, indent=2), encoding="utf-8")
 
 
 def is_bundle(root: Path) -> bool:
     """Whether a directory looks like a bundle."""
     return BundleLayout(root).card.exists()
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

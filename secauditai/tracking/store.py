@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secauditai.errors import ConfigError, RunError
-from secauditai.runs import write_json
+from secauditai.files import write_json
 from secauditai.tracking.connection import BRIEF, call, connect, error_code, failures, load_mlflow, probe, sqlite_path
 from secauditai.tracking.redact import redact_text
 
@@ -61,6 +61,17 @@ def tracking_uri(workspace: Path) -> str:
         )
     path = sqlite_path(given)
     return given if path is None else _sqlite_uri(path)
+
+
+def shared_uri(workspace: Path) -> str:
+    """The tracking URI without user info, to be written into files and sent to workers."""
+    return redact_text(tracking_uri(workspace))
+
+
+def own_uri(shared: str) -> str:
+    """A shared URI as this process may use it: with the credentials of its own MLFLOW_TRACKING_URI for the same store."""
+    given = os.environ.get(VARIABLE, "").strip()
+    return given if given and redact_text(given) == shared else shared
 
 
 def open_store(workspace: Path, *, patience: float = BRIEF) -> Store:

@@ -4,7 +4,6 @@
 `manifest.json` with the size and sha256 of each. A directory without a valid manifest is not a checkpoint.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from secauditai.errors import RunError
-from secauditai.runs import write_json
+from secauditai.files import describe_file, write_json
 
 _NAME = re.compile(r"checkpoint_(\d+)")
 
@@ -189,12 +188,6 @@ def prune_checkpoints(directory: Path, keep: int, best_step: int | None) -> None
     for checkpoint in list_checkpoints(directory)[:-keep]:
         if checkpoint.step != best_step:
             shutil.rmtree(checkpoint.root)
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -17,7 +17,8 @@ from torch import nn
 from secauditai.data.plan import BatchPlan
 from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError, SecAuditError
-from secauditai.runs import RunLayout, write_json
+from secauditai.files import write_json
+from secauditai.runs import RunLayout
 from secauditai.training.checkpoint import (
     TrainState,
     load_checkpoint,
@@ -113,7 +114,6 @@ class Loop:
             seed=self.recipe.seed,
             batch_size=self.recipe.optimization.batch_size,
             micro_batch_tokens=self.state.micro_batch_tokens,
-            total_steps=self.recipe.total_steps,
         )
 
     def _after_step(self, plan: BatchPlan, result: StepResult) -> None:
@@ -194,8 +194,9 @@ class Loop:
             yield
             return
         from secauditai.tracking.shipper import MetricShipper
+        from secauditai.tracking.store import own_uri
 
-        shipper = MetricShipper(self.recipe.tracking_uri, self.recipe.mlflow_run_id, self.layout.metrics)
+        shipper = MetricShipper(own_uri(self.recipe.tracking_uri), self.recipe.mlflow_run_id, self.layout.metrics)
         shipper.start()
         try:
             yield

@@ -18,8 +18,9 @@ from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
 from secauditai.data.sources import open_data
 from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
 from secauditai.errors import ConfigError, DataError
+from secauditai.files import write_json
 from secauditai.progress import Progress, silent
-from secauditai.runs import Run, create_run, write_json
+from secauditai.runs import Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
 from secauditai.training.devices import Devices, choose_devices, measure_precision
 from secauditai.training.request import TrainRequest

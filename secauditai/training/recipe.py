@@ -61,6 +61,7 @@ class Recipe(BaseModel):
     log_interval: int
     max_skipped: int
     tracking_uri: str | None
+    """Without credentials; each process adds its own."""
     mlflow_run_id: str | None
     versions: dict[str, str]
 

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from secauditai.errors import RunError
-from secauditai.runs import FINISHED, Run, create_run, newest_run, write_json
+from secauditai.files import write_json
+from secauditai.runs import FINISHED, Run, create_run, newest_run
 from secauditai.training.checkpoint import (
     CheckpointLayout,
     check_checkpoint,

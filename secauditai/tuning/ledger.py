@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secauditai.runs import write_json
+from secauditai.files import write_json
 
 
 @dataclass(frozen=True)

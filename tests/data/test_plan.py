@@ -12,7 +12,7 @@ def plan_of(
     lengths: list[int], *, seed: int = 1, batch_size: int = 8, budget: int = 256, variants: int = 0
 ) -> BatchPlan:
     rows = np.repeat(np.array(lengths)[:, None], 1 + variants, axis=1)
-    return BatchPlan(rows, WINDOWING, seed, batch_size, budget, total_steps=100)
+    return BatchPlan(rows, WINDOWING, seed, batch_size, budget)
 
 
 LENGTHS = st.lists(st.integers(0, 300), min_size=1, max_size=40)

@@ -9,7 +9,7 @@ import pytest
 
 from secauditai.errors import ConfigError, RunError
 from secauditai.tracking.connection import call
-from secauditai.tracking.store import open_existing_store, open_store, read_workspace_id, tracking_uri
+from secauditai.tracking.store import open_existing_store, open_store, own_uri, read_workspace_id, shared_uri, tracking_uri
 
 FIRST_USE = """
 import sys
@@ -45,6 +45,17 @@ def test_uri_is_absolute_and_the_variable_wins(tmp_path: Path, monkeypatch: pyte
     ]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
         assert tracking_uri(Path("w")) == expected
+
+
+def test_what_is_shared_has_no_credentials_and_each_process_adds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host:5000")
+    shared = shared_uri(Path("w"))
+    assert shared == "http://host:5000"
+    assert own_uri(shared) == "http://user:secret@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@elsewhere:5000")
+    assert own_uri(shared) == shared
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert own_uri(shared) == shared
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "./mlruns", "/tmp/mlruns", "ftp://u:secret@host/x", "http:"])

@@ -8,7 +8,8 @@ import torch
 from training_runs import history, new_run, weights, write_dataset
 
 from secauditai.errors import RunError
-from secauditai.runs import Run, read_metrics, write_json
+from secauditai.files import write_json
+from secauditai.runs import Run, read_metrics
 from secauditai.training.checkpoint import list_checkpoints, newest_checkpoint, resolve_checkpoint
 from secauditai.training.launch import launch, training_finished
 from secauditai.training.loop import train_rank
