@@ -49,6 +49,8 @@ def ensure_ray(address: str | None = None) -> Cluster:
 
 
 def _connect(ray: Any, address: str) -> None:
+    # A local session takes token authentication by itself, and would say so on every start.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,
