@@ -9,7 +9,14 @@ import pytest
 
 from secauditai.errors import ConfigError, RunError
 from secauditai.tracking.connection import call
-from secauditai.tracking.store import open_existing_store, open_store, own_uri, read_workspace_id, shared_uri, tracking_uri
+from secauditai.tracking.store import (
+    open_existing_store,
+    open_store,
+    own_uri,
+    read_workspace_id,
+    shared_uri,
+    tracking_uri,
+)
 
 FIRST_USE = """
 import sys
