@@ -69,7 +69,7 @@ def shared_uri(workspace: Path) -> str:
 
 
 def own_uri(shared: str) -> str:
-    """A shared URI as this process may use it: with the credentials of its own MLFLOW_TRACKING_URI for the same store."""
+    """A shared URI as this process may use it: with the credentials that its own MLFLOW_TRACKING_URI has for it."""
     given = os.environ.get(VARIABLE, "").strip()
     return given if given and redact_text(given) == shared else shared
 
