@@ -77,7 +77,7 @@ def test_gathered_inputs_equal_those_cut_one_by_one(
 
 def test_training_inputs_use_the_drawn_windows(tmp_path: Path, table: pa.Table, tokenizer: CodeTokenizer) -> None:
     store, windowing = build_token_store(table, tokenizer, tmp_path), Windowing(16, 4, "windows", 2)
-    plan = BatchPlan(store.lengths, windowing, 3, 8, 64, 10)
+    plan = BatchPlan(store.lengths, windowing, 3, 8, 64)
     for batch in plan.micro_batches(2):
         ids, _ = build_inputs(store, batch, windowing, tokenizer.special_ids)
         for row, (sample, drawn) in enumerate(zip(batch.samples, batch.windows, strict=True)):
