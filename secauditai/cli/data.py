@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from secauditai.cli.app import EXIT_ERROR
-from secauditai.cli.options import address_option, json_option
+from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output, duration
+from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
+from secauditai.config.settings import CleaningSettings
 from secauditai.errors import DataError
 
 SHOWN_FINDINGS = 20
@@ -17,35 +19,20 @@ dataset_option = click.option(
     "--dataset", required=True, help="A file, directory, glob or prepared dataset, or the built-in `security_dataset`."
 )
 
+CLEANING = (*CleaningSettings.model_fields, "ray_data_min_mb")
+cleaning_options = setting_options(*CLEANING, aliases={"data_format": "--format"})
+
 
 @click.command()
 @dataset_option
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that is there.")
-@click.option(
-    "--max-rejected",
-    type=click.FloatRange(0, 1),
-    default=leaves()["max_rejected"].default,
-    show_default=True,
-    help=leaves()["max_rejected"].help,
-)
-@click.option(
-    "--ray-data-min-mb",
-    type=click.FloatRange(0),
-    default=leaves()["ray_data_min_mb"].default,
-    show_default=True,
-    help=leaves()["ray_data_min_mb"].help,
-)
+@cleaning_options
 @address_option
 @json_option
+@click.pass_context
 def prepare(
-    dataset: str,
-    output: Path,
-    overwrite: bool,
-    max_rejected: float,
-    ray_data_min_mb: float,
-    address: str | None,
-    as_json: bool,
+    ctx: click.Context, /, dataset: str, output: Path, overwrite: bool, address: str | None, as_json: bool
 ) -> None:
     """Read, validate and clean labelled samples into a dataset directory.
 
@@ -56,13 +43,14 @@ def prepare(
     from secauditai.data.prepare import prepare as prepare_data
 
     out = Output(as_json=as_json)
+    config = resolve_config(given_settings(ctx))
     started = time.monotonic()
     with out.progress() as progress:
         done = prepare_data(
             dataset,
             output,
-            ray_data_min_mb=ray_data_min_mb,
-            max_rejected=max_rejected,
+            config.cleaning,
+            ray_data_min_mb=config.input.ray_data_min_mb,
             overwrite=overwrite,
             address=address,
             progress=progress,
@@ -92,9 +80,11 @@ def prepare(
 
 @click.command()
 @dataset_option
+@cleaning_options
+@address_option
 @json_option
 @click.pass_context
-def validate(ctx: click.Context, /, dataset: str, as_json: bool) -> None:
+def validate(ctx: click.Context, /, dataset: str, address: str | None, as_json: bool) -> None:
     """Check data and name file, line and sample of every finding; exits with 1 when there is an error.
 
     \b
@@ -104,8 +94,15 @@ def validate(ctx: click.Context, /, dataset: str, as_json: bool) -> None:
     from secauditai.data.validate import validate as validate_data
 
     out = Output(as_json=as_json)
+    config = resolve_config(given_settings(ctx))
     with out.progress() as progress:
-        result = validate_data(dataset, progress)
+        result = validate_data(
+            dataset,
+            config.cleaning,
+            ray_data_min_mb=config.input.ray_data_min_mb,
+            address=address,
+            progress=progress,
+        )
     for finding in result.findings[:SHOWN_FINDINGS]:
         sample = f" sample {finding.id}" if finding.id else ""
         out.say(f"{finding.where}:{sample} {finding.level}: {finding.message} [{finding.reason}]")
@@ -127,9 +124,24 @@ def validate(ctx: click.Context, /, dataset: str, as_json: bool) -> None:
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share to evaluate on.")
 @click.option("--seed", type=int, default=leaves()["seed"].default, show_default=True, help="Seed of the split.")
+@setting_options("ray_data_min_mb")
+@address_option
 @json_option
-def split(dataset: str, train: float, val: float, test: float, seed: int, as_json: bool) -> None:
-    """Split a prepared dataset so that no group is in two splits; splits that are there are replaced.
+@click.pass_context
+def split(
+    ctx: click.Context,
+    /,
+    dataset: str,
+    train: float,
+    val: float,
+    test: float,
+    seed: int,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Split a prepared dataset so that no cluster is in two splits; splits that are there are replaced.
+
+    A cluster is a group, or samples whose code is nearly the same.
 
     \b
     Example:
@@ -137,6 +149,7 @@ def split(dataset: str, train: float, val: float, test: float, seed: int, as_jso
     """
     from secauditai.data.dataset import is_dataset, open_dataset
     from secauditai.data.split import check_ratios, split_dataset
+    from secauditai.data.tasks import Runner
 
     out = Output(as_json=as_json)
     ratios = {"train": train, "val": val, "test": test}
@@ -148,7 +161,9 @@ def split(dataset: str, train: float, val: float, test: float, seed: int, as_jso
     opened = open_dataset(root)
     if opened.splits():
         out.say(f"Replacing the splits of {root}")
-    result = split_dataset(opened, ratios, seed=seed)
+    minimum = resolve_config(given_settings(ctx)).input.ray_data_min_mb
+    runner = Runner(opened.megabytes >= minimum, address)
+    result = split_dataset(opened, ratios, seed=seed, runner=runner)
     for warning in result.warnings:
         out.warn(warning)
     total = sum(result.counts.values())
@@ -156,6 +171,6 @@ def split(dataset: str, train: float, val: float, test: float, seed: int, as_jso
         labels = Counter(result.dataset.table(name).column("label").to_pylist())
         shown = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
         out.say(f"  {name}: {count} samples ({count / total:.1%}; {shown})")
-    out.say(f"{result.straddling_clusters} groups are in more than one split, recomputed from the written files")
+    out.say(f"{result.straddling_clusters} clusters are in more than one split, recomputed from the written files")
     out.next_step(f"secauditai train finetune --model transformer --data {dataset}")
     out.document({**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters})

@@ -1,6 +1,6 @@
 """Options that commands share, and the flags derived from the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,24 +54,37 @@ class SettingType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-def setting_options(*names: str) -> Callable[[Command], Command]:
-    """Add one flag per named setting; the command gets only those given, as the mapping `settings`."""
+def setting_options(*names: str, aliases: Mapping[str, str] | None = None) -> Callable[[Command], Command]:
+    """Add one flag per named setting; `given_settings` has those that the command line names.
+
+    Args:
+        names: settings; none means all.
+        aliases: a second flag for some of them.
+    """
 
     def decorate(function: Command) -> Command:
         for name in reversed(names or tuple(leaves())):
-            function = _setting_option(leaves()[name])(function)
+            more = [aliases[name]] if aliases and name in aliases else []
+            function = _setting_option(leaves()[name], *more)(function)
         return function
 
     return decorate
 
 
-def _setting_option(leaf: Leaf) -> Callable[[Command], Command]:
+def _setting_option(leaf: Leaf, *aliases: str) -> Callable[[Command], Command]:
     shown = leaf.help if leaf.default is None else f"{leaf.help}  [default: {leaf.default}]"
     if leaf.types == (bool,):
         declaration = f"{leaf.flag}/--no-{leaf.flag[2:]}"
         return click.option(declaration, leaf.name, default=None, expose_value=False, callback=_collect, help=shown)
     return click.option(
-        leaf.flag, leaf.name, type=SettingType(leaf), default=None, expose_value=False, callback=_collect, help=shown
+        leaf.flag,
+        *aliases,
+        leaf.name,
+        type=SettingType(leaf),
+        default=None,
+        expose_value=False,
+        callback=_collect,
+        help=shown,
     )
 
 

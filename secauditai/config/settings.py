@@ -38,13 +38,31 @@ class InputSettings(Section):
     )
     augment: bool = Field(False, description="Train on label-preserving rewrites of the code as well.")
     augment_variants: int = Field(4, ge=1, le=64, description="Rewrites precomputed per sample when `augment` is on.")
-    max_rejected: float = Field(
-        0.05, ge=0.0, le=1.0, description="Share of samples that may be refused before data counts as broken."
-    )
     ray_data_min_mb: float = Field(
         64.0,
         ge=0.0,
         description="Input size in MiB from which Ray Data does the work; smaller input stays in the process.",
+    )
+
+
+class CleaningSettings(Section):
+    """How raw data becomes a clean dataset."""
+
+    data_format: Literal["auto", "guide", "devign", "diversevul", "primevul", "primevul-paired", "big-vul", "sven"] = (
+        Field("auto", description="Layout of the records of JSON, CSV and Parquet files; auto looks at the first one.")
+    )
+    conflicts: Literal["drop", "keep", "majority"] = Field(
+        "drop", description="What becomes of the same code with both labels outside a group."
+    )
+    near_duplicates: bool = Field(True, description="Cluster near duplicates, so that they share a split.")
+    similarity: float = Field(
+        0.8, ge=0.7, le=1.0, description="Jaccard similarity of token sets from which samples are near duplicates."
+    )
+    strip_comments: bool = Field(False, description="Remove comments from the code.")
+    min_characters: int = Field(1, ge=1, description="Code with fewer characters, white space aside, is refused.")
+    max_characters: int = Field(1_000_000, ge=1, description="Code with more characters is refused.")
+    max_rejected: float = Field(
+        0.05, ge=0.0, le=1.0, description="Share of samples that may be refused before data counts as broken."
     )
 
 
@@ -148,6 +166,7 @@ class TrainConfig(Section):
     """All settings of one training run."""
 
     input: InputSettings = InputSettings()
+    cleaning: CleaningSettings = CleaningSettings()
     architecture: ArchitectureSettings = ArchitectureSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     optimization: OptimizationSettings = OptimizationSettings()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from secauditai.data.schema import SAMPLE_SCHEMA
 from secauditai.errors import DataError
 from secauditai.files import describe_file, describe_tree
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
-CLUSTER_SCHEMA = SAMPLE_SCHEMA.append(pa.field("cluster", pa.string(), nullable=False))
-"""Columns of the split files: `cluster` names the samples that share a split."""
+STORED_SCHEMA = SAMPLE_SCHEMA.append(pa.field("cluster", pa.string(), nullable=False))
+"""Columns of sample and split files: `cluster` names the samples that must share a split."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class DatasetLayout:
 
     @property
     def samples(self) -> Path:
-        """All kept samples."""
-        return self.root / "samples" / "part-00000.parquet"
+        """Directory of all kept samples, by id over its parts."""
+        return self.root / "samples"
 
     @property
     def rejected(self) -> Path:
@@ -45,8 +45,8 @@ class DatasetLayout:
         return self.root / "manifest.json"
 
     def split(self, name: str) -> Path:
-        """The samples of a split."""
-        return self.root / name / "part-00000.parquet"
+        """Directory of the samples of a split."""
+        return self.root / name
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,17 @@ class Dataset:
         """Digest of all kept samples, whatever their order in the source."""
         return str(self.manifest["content_hash"])
 
+    @property
+    def megabytes(self) -> float:
+        """Size of its sample files in MiB."""
+        return sum(path.stat().st_size for path in self.layout.samples.iterdir()) / 2**20
+
+    @property
+    def similarity(self) -> float | None:
+        """From which similarity its near duplicates share a cluster; None when only groups do."""
+        cleaning = self.manifest["cleaning"]
+        return float(cleaning["similarity"]) if cleaning["near_duplicates"] else None
+
     def splits(self) -> tuple[str, ...]:
         """The splits it has; () when it was not split."""
         return tuple(self.manifest.get("splits", {}).get("counts", {}))
@@ -79,7 +90,7 @@ class Dataset:
     def table(self, split: str | None = None) -> pa.Table:
         """The samples of a split, or all of them, by id."""
         wanted = split or self.only
-        return pq.read_table(self.layout.split(wanted) if wanted else self.layout.samples)
+        return read_parts(self.layout.split(wanted) if wanted else self.layout.samples)
 
     def test_table(self) -> pa.Table:
         """What an evaluation means by this dataset: its `test`, or all of it when it is unsplit."""
@@ -98,6 +109,8 @@ def open_dataset(root: Path, *, name: str | None = None, origin: str | None = No
         manifest = json.loads(layout.manifest.read_text(encoding="utf-8"))
         files = manifest["files"]
         manifest["content_hash"]
+        if manifest["schema_version"] != SCHEMA_VERSION:
+            raise DataError("the dataset was written by another version", where=str(root), hint="Prepare it again.")
     except FileNotFoundError:
         raise DataError("not a prepared dataset: it has no manifest.json", where=str(root)) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -125,19 +138,29 @@ def is_dataset(root: Path) -> bool:
     return DatasetLayout(root).manifest.exists()
 
 
-def content_hash(table: pa.Table) -> str:
-    """Digest of samples ordered by id."""
-    digest = hashlib.sha256()
-    for row in table.select(SAMPLE_SCHEMA.names).to_pylist():
-        digest.update(json.dumps([row[name] for name in SAMPLE_SCHEMA.names], ensure_ascii=False).encode("utf-8"))
-        digest.update(b"\n")
-    return digest.hexdigest()
+def content_hash(digests: Iterable[bytes], groups: Iterable[str]) -> str:
+    """Digest of samples ordered by id, from their row digests and groups."""
+    whole = hashlib.sha256()
+    for digest, group in zip(digests, groups, strict=True):
+        whole.update(digest + group.encode("utf-8") + b"\n")
+    return whole.hexdigest()
+
+
+def part_file(directory: Path, number: int) -> Path:
+    """A part of a directory of samples."""
+    return directory / f"part-{number:05d}.parquet"
+
+
+def read_parts(directory: Path, columns: list[str] | None = None) -> pa.Table:
+    """The samples of all parts of a directory, in order."""
+    parts = [pq.read_table(path, columns=columns) for path in sorted(directory.glob("part-*.parquet"))]
+    return pa.concat_tables(parts) if parts else STORED_SCHEMA.empty_table().select(columns or STORED_SCHEMA.names)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write samples as Parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(table, path, compression="zstd", compression_level=1)
 
 
 @contextlib.contextmanager

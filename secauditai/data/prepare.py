@@ -1,33 +1,49 @@
-"""`prepare`: from any raw data to a clean dataset directory, through Ray Data or, when it is small, in this process."""
+"""`prepare`: from any raw data to a clean dataset directory, in this process or through Ray Data.
+
+Parsing writes parts and returns keys; cleaning and clustering look at keys and token sets; writing gathers the kept
+samples from the parts in the order of their ids. No step holds all code in memory, and none depends on how the work
+was cut.
+"""
 
 import json
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from secauditai.config.settings import CleaningSettings
+from secauditai.data.clean import Cleaned, clean
+from secauditai.data.clusters import name_clusters
 from secauditai.data.dataset import (
+    STORED_SCHEMA,
     Dataset,
+    DatasetLayout,
     content_hash,
     is_dataset,
     open_dataset,
+    part_file,
+    read_parts,
     replacing,
     write_manifest,
     write_table,
 )
-from secauditai.data.dedup import Cleaned, clean
-from secauditai.data.readers import list_files, read_file
-from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, parse_sample
+from secauditai.data.near import NearSource
+from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
+from secauditai.data.readers import list_files
+from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.files import describe_file
 from secauditai.progress import Progress, silent
 
-BUILT_IN = "security_dataset"
-PARSED_SCHEMA = pa.schema([(name, pa.string()) for name in ("where", "reason", "message", *SAMPLE_SCHEMA.names)])
-Row = dict[str, str]
+OUTPUT_CHARACTERS = 1 << 25
+"""Characters of code per part of the output."""
 
 
 @dataclass(frozen=True)
@@ -42,78 +58,107 @@ class Prepared:
     through_ray: bool
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a user means by some raw data."""
+
+    spec: str
+    files: list[Path]
+    """Empty for the built-in dataset."""
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the files in MiB."""
+        return sum(path.stat().st_size for path in self.files) / 2**20
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says about it."""
+        return {"spec": self.spec, "files": [{"path": str(path), **describe_file(path)} for path in self.files]}
+
+
 def prepare(
     spec: str,
     output: Path,
+    settings: CleaningSettings | None = None,
     *,
     ray_data_min_mb: float = 64.0,
-    max_rejected: float = 0.05,
     overwrite: bool = False,
     address: str | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """Read, validate and clean data into a dataset directory.
+    """Read, validate, clean and cluster data into a dataset directory.
 
     Args:
         spec: a file, directory or glob, or `security_dataset`.
         output: the directory to write; it must not hold anything else.
-        ray_data_min_mb: from this input size on, Ray Data does the reading.
-        max_rejected: share of refused samples from which the data counts as broken.
+        settings: how to clean.
+        ray_data_min_mb: from this input size on, Ray Data does the work.
         overwrite: replace a dataset that is there.
-        address: the Ray cluster to use.
+        address: the Ray cluster to use; it must see the directory of the output.
         progress: told how many samples are read.
 
     Raises:
         DataError: when the structure cannot be read, nothing is kept, too much is refused, or the output is taken.
     """
+    settings = settings or CleaningSettings()
     _check_output(output, overwrite)
-    parsed, source, through_ray = _read(spec, ray_data_min_mb, address, progress)
-    cleaned = clean(parsed)
-    _check_rejections(cleaned, output, max_rejected)
-    with replacing(output) as layout:
-        table = pa.Table.from_pylist(cleaned.kept, SAMPLE_SCHEMA)
-        write_table(table, layout.samples)
-        write_rejected(cleaned, layout.rejected)
-        write_manifest(layout, {**_manifest(cleaned, table), "source": source, "max_rejected": max_rejected})
-    return Prepared(
-        open_dataset(output),
-        cleaned.read,
-        len(cleaned.kept),
-        len(cleaned.rejected),
-        len(cleaned.merged),
-        through_ray,
-    )
+    source = open_source(spec)
+    runner = Runner(source.megabytes >= ray_data_min_mb, address)
+    with staging_beside(output) as staging:
+        cleaned = parse_and_clean(source, settings, staging, runner, progress)
+        _check_rejections(cleaned, output, settings.max_rejected)
+        clusters = cluster(cleaned, settings)
+        with replacing(output) as layout:
+            _write_samples(cleaned, clusters, staging, layout, runner)
+            write_rejected(cleaned, layout.rejected)
+            document = {**_manifest(cleaned, clusters, layout), "source": source.describe()}
+            write_manifest(layout, {**document, "cleaning": settings.model_dump()})
+    kept, rejected, merged = len(cleaned.kept), len(cleaned.rejected), len(cleaned.merged)
+    return Prepared(open_dataset(output), cleaned.read, kept, rejected, merged, runner.through_ray)
 
 
-def parse_rows(path: Path) -> Iterator[Row]:
-    """The samples of a file as rows of `PARSED_SCHEMA`; a refused one has a reason and a message."""
-    for raw in read_file(path):
-        try:
-            yield {"where": raw.where, "reason": "", "message": "", **parse_sample(raw.value).row()}
-        except SampleError as error:
-            known = raw.value.get("id") if isinstance(raw.value, dict) else None
-            blank = dict.fromkeys(SAMPLE_SCHEMA.names, "")
-            found = "" if known is None else str(known)[:200]
-            yield {**blank, "where": raw.where, "reason": error.reason, "message": str(error), "id": found}
+def open_source(spec: str) -> Source:
+    """Find the files that some words mean.
 
-
-def read_parsed(spec: str, progress: Progress = silent) -> Iterator[Row]:
-    """All rows of some data, read in this process."""
-    if uses_built_in(spec):
-        yield from _built_in_rows()
-        return
-    count = 0
-    for path in list_files(spec):
-        for row in parse_rows(path):
-            count += 1
-            if count % 500 == 0:
-                progress("Reading", count, None)
-            yield row
+    Raises:
+        DataError: when there are none.
+    """
+    return Source(spec, [] if uses_built_in(spec) else list_files(spec))
 
 
 def uses_built_in(spec: str) -> bool:
     """Whether a name means the built-in dataset; a path of that name wins."""
     return spec == BUILT_IN and not Path(spec).exists()
+
+
+@contextmanager
+def staging_beside(output: Path) -> Iterator[Path]:
+    """A directory for parts, on the same storage as the output; removed in the end."""
+    parent = output.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.staging.", dir=parent) as directory:
+        yield Path(directory)
+
+
+def parse_and_clean(
+    source: Source, settings: CleaningSettings, staging: Path, runner: Runner, progress: Progress
+) -> Cleaned:
+    """Parse a source into parts below `staging` and decide what is kept."""
+    keys = parse_all(source.files, staging, settings, runner, progress)
+    return clean(keys, settings.conflicts)
+
+
+def cluster(cleaned: Cleaned, settings: CleaningSettings) -> list[str]:
+    """The cluster of each kept sample."""
+    ids = cleaned.column("id").to_pylist()
+    if not settings.near_duplicates:
+        return name_clusters(ids, cleaned.groups)
+    part = cleaned.column("part").combine_chunks()
+    tables = [open_part(Path(path).with_suffix(".near")) for path in part.dictionary.to_pylist()]
+    source = NearSource(
+        tables, part.indices.to_numpy().astype(np.int64), cleaned.column("row").to_numpy().astype(np.int64)
+    )
+    return name_clusters(ids, cleaned.groups, source, settings.similarity)
 
 
 def write_rejected(cleaned: Cleaned, path: Path) -> None:
@@ -123,76 +168,44 @@ def write_rejected(cleaned: Cleaned, path: Path) -> None:
             lines.write(json.dumps(asdict(rejection), ensure_ascii=False) + "\n")
 
 
-def _read(
-    spec: str, ray_data_min_mb: float, address: str | None, progress: Progress
-) -> tuple[Iterable[Row], dict[str, Any], bool]:
-    """The parsed rows, a description of the source, and whether Ray Data reads it."""
-    if uses_built_in(spec):
-        samples = list(_built_in())
-        size = sum(len(sample.code) for sample in samples)
-        source: dict[str, Any] = {"spec": spec, "files": []}
-        if size / 2**20 < ray_data_min_mb:
-            return (_sample_row(sample) for sample in samples), source, False
-        return _parse_with_ray([], address, progress), source, True
-    files = list_files(spec)
-    described = [{"path": str(path), **describe_file(path)} for path in files]
-    size = sum(path.stat().st_size for path in files)
-    source = {"spec": spec, "files": described}
-    if size / 2**20 < ray_data_min_mb:
-        return read_parsed(spec, progress), source, False
-    return _parse_with_ray(files, address, progress), source, True
+def _write_samples(cleaned: Cleaned, clusters: list[str], staging: Path, layout: DatasetLayout, runner: Runner) -> None:
+    """Gather the kept samples from the parts, by id, into parts of bounded size."""
+    order = pa.table(
+        {
+            "part": cleaned.column("part").combine_chunks().cast(pa.string()),
+            "row": cleaned.column("row"),
+            "group": pa.array(cleaned.groups, pa.string()),
+            "cluster": pa.array(clusters, pa.string()),
+        }
+    )
+    order_file = staging / "order.arrow"
+    write_part(order, order_file)
+    layout.samples.mkdir(parents=True)
+    filled = np.cumsum(cleaned.column("characters").to_numpy()) // OUTPUT_CHARACTERS
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(filled) > 0])).tolist()
+    items = [
+        {"order": str(order_file), "start": start, "end": end, "target": str(part_file(layout.samples, number))}
+        for number, (start, end) in enumerate(zip(starts, [*starts[1:], order.num_rows], strict=True))
+    ]
+    for _ in runner.map(gather_task, items):
+        pass
 
 
-def _parse_with_ray(files: list[Path], address: str | None, progress: Progress) -> Iterator[Row]:
-    """Parse files, or the built-in corpus, in Ray tasks, in input order."""
-    import ray.data
-
-    from secauditai.cluster import ensure_ray
-
-    ensure_ray(address)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    items = [{"path": str(path.absolute()), "shown": str(path)} for path in files] or [{"path": "", "shown": BUILT_IN}]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(_parse_item)
-    count = 0
-    try:
-        for row in dataset.iter_rows():
-            if row["fatal"]:
-                fatal = json.loads(row["fatal"])
-                raise DataError(fatal["message"], where=fatal["where"], hint=fatal["hint"])
-            count += 1
-            if count % 500 == 0:
-                progress("Reading (Ray Data)", count, None)
-            yield {name: row[name] for name in PARSED_SCHEMA.names}
-    finally:
-        progress("Reading (Ray Data)", count, count)
-
-
-def _parse_item(item: dict[str, str]) -> Iterator[Row]:
-    """One Ray task: the rows of one file, or one row that carries the error its structure has."""
-    try:
-        rows = parse_rows(Path(item["path"])) if item["path"] else _built_in_rows()
-        for row in rows:
-            yield {**row, "where": row["where"].replace(item["path"], item["shown"], 1), "fatal": ""}
-    except DataError as error:
-        where = (error.where or "").replace(item["path"], item["shown"], 1)
-        fatal = json.dumps({"message": error.message, "where": where, "hint": error.hint})
-        yield {**dict.fromkeys(PARSED_SCHEMA.names, ""), "fatal": fatal}
-
-
-def _built_in() -> Iterator[Sample]:
-    from secauditai.data.corpus import generate_corpus
-
-    yield from generate_corpus()
-
-
-def _built_in_rows() -> Iterator[Row]:
-    return (_sample_row(sample) for sample in _built_in())
-
-
-def _sample_row(sample: Sample) -> Row:
-    return {"where": f"{BUILT_IN}:{sample.id}", "reason": "", "message": "", **sample.row()}
+def gather_task(item: dict[str, Any]) -> bytes:
+    """Write one part of the output: some stretch of the order, from wherever its samples are."""
+    order = open_part(item["order"]).slice(item["start"], item["end"] - item["start"])
+    parts = order.column("part").combine_chunks().dictionary_encode()
+    rows, indices = order.column("row").to_numpy(), parts.indices.to_numpy()
+    tables, places = [], []
+    for number, path in enumerate(parts.dictionary.to_pylist()):
+        here = np.flatnonzero(indices == number)
+        tables.append(open_part(path).take(pa.array(rows[here])))
+        places.append(here)
+    table = pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(places))))
+    table = table.set_column(table.schema.get_field_index("group"), STORED_SCHEMA.field("group"), order.column("group"))
+    table = table.append_column(STORED_SCHEMA.field("cluster"), order.column("cluster"))
+    write_table(table, Path(item["target"]))
+    return b""
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -211,7 +224,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float) -> None:
     """Refuse data of which nothing, or too little, is left; what was refused is written beside the output."""
     rejected = len(cleaned.rejected)
-    if cleaned.kept and rejected <= max_rejected * cleaned.read:
+    if len(cleaned.kept) and rejected <= max_rejected * cleaned.read:
         return
     if not cleaned.read:
         raise DataError("there are no samples", hint="`samples:` is an empty list.")
@@ -226,33 +239,32 @@ def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float) -> No
     )
 
 
-def _manifest(cleaned: Cleaned, table: pa.Table) -> dict[str, Any]:
+def _manifest(cleaned: Cleaned, clusters: list[str], layout: DatasetLayout) -> dict[str, Any]:
+    columns = read_parts(layout.samples, ["label", "category", "language"])
+    sizes = Counter(clusters)
     return {
-        "content_hash": content_hash(table),
+        "content_hash": content_hash(cleaned.column("digest").to_pylist(), cleaned.groups),
         "read": cleaned.read,
         "kept": len(cleaned.kept),
         "rejected": len(cleaned.rejected),
         "duplicates": len(cleaned.merged),
         "merged": [asdict(merge) for merge in cleaned.merged],
         "rejected_reasons": _counts(rejection.reason for rejection in cleaned.rejected),
-        "labels": _counts(table.column("label").to_pylist()),
-        "categories": _counts(table.column("category").to_pylist()),
-        "languages": _counts(table.column("language").to_pylist()),
+        "clusters": {"count": len(sizes), "largest": max(sizes.values()), "alone": sum(n == 1 for n in sizes.values())},
+        "labels": _counts(columns.column("label").to_pylist()),
+        "categories": _counts(columns.column("category").to_pylist()),
+        "languages": _counts(columns.column("language").to_pylist()),
     }
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for value in values:
-        found[value] = found.get(value, 0) + 1
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
 def copy_dataset(dataset: Dataset, output: Path) -> Dataset:
     """Copy a prepared dataset without its splits."""
     with replacing(output) as layout:
-        layout.samples.parent.mkdir(parents=True)
-        shutil.copyfile(dataset.layout.samples, layout.samples)
+        shutil.copytree(dataset.layout.samples, layout.samples)
         shutil.copyfile(dataset.layout.rejected, layout.rejected)
         kept = {
             key: value for key, value in dataset.manifest.items() if key not in ("splits", "files", "schema_version")

@@ -37,7 +37,11 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("metadata", pa.string(), nullable=False),
     ]
 )
-"""Columns of sample and split files. `language` and `group` are "" when not known; `metadata` is JSON."""
+"""Columns of a parsed sample. `language` and `group` are "" when not known; `metadata` is JSON."""
+DIGESTED = ("id", "code", "label", "severity", "category", "language", "metadata")
+
+
+_to_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 class SampleError(ValueError):
@@ -79,7 +83,7 @@ class Sample:
             "category": self.category,
             "language": self.language,
             "group": self.group,
-            "metadata": json.dumps(self.metadata, sort_keys=True, ensure_ascii=False),
+            "metadata": _to_json(self.metadata),
         }
 
 
@@ -107,13 +111,28 @@ def parse_sample(raw: object) -> Sample:
 
 def normalise_code(code: str) -> str:
     """Unify line ends and unicode (NFC), drop a byte order mark and trailing blank lines."""
-    unified = code.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
-    return unicodedata.normalize("NFC", unified).rstrip("\n") + "\n"
+    if "\r" in code:
+        code = code.replace("\r\n", "\n").replace("\r", "\n")
+    if not code.isascii():
+        code = unicodedata.normalize("NFC", code.removeprefix("\ufeff"))
+    return code.rstrip("\n") + "\n"
 
 
-def code_key(code: str) -> str:
-    """Digest of code that is equal for exact duplicates: all white space is folded."""
-    return hashlib.sha256(" ".join(code.split()).encode("utf-8", "surrogatepass")).hexdigest()
+def code_key(code: str) -> bytes:
+    """Digest (16 bytes) of code that is equal for exact duplicates: all white space is folded."""
+    return hashlib.sha256(" ".join(code.split()).encode("utf-8")).digest()[:16]
+
+
+def code_number(code: str) -> int:
+    """The first 64 bits of `code_key`."""
+    return int.from_bytes(code_key(code)[:8], "big")
+
+
+def row_digest(row: Mapping[str, str]) -> bytes:
+    """Digest (16 bytes) of what a sample's row says, its group and cluster left out: these depend on other samples."""
+    fields = [row[name].encode("utf-8") for name in DIGESTED]
+    lengths = " ".join(str(len(field)) for field in fields).encode()
+    return hashlib.sha256(b"\n".join((lengths, *fields))).digest()[:16]
 
 
 def _identifier(raw: Mapping[Any, Any]) -> str:
@@ -166,7 +185,10 @@ def _metadata(raw: Mapping[Any, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise SampleError("bad_metadata", f"'metadata' must be a mapping, not {_kind(value)}")
-    return {str(key): _plain(item) for key, item in value.items()}
+    return {
+        key if type(key) is str else str(key): item if type(item) is str else _plain(item)
+        for key, item in value.items()
+    }
 
 
 def _plain(value: object) -> object:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from secauditai.config.settings import CleaningSettings
 from secauditai.data.dataset import SPLITS, Dataset, is_dataset, one_split, open_dataset
-from secauditai.data.prepare import BUILT_IN, copy_dataset, prepare, uses_built_in
+from secauditai.data.parse import BUILT_IN
+from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import READERS, list_files
 from secauditai.data.split import DEFAULT_RATIOS, split_dataset
+from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.files import describe_file
 from secauditai.progress import Progress, silent
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 def open_data(
@@ -27,7 +30,7 @@ def open_data(
     seed: int = 13,
     split: bool = False,
     ray_data_min_mb: float = 64.0,
-    max_rejected: float = 0.05,
+    settings: CleaningSettings | None = None,
     address: str | None = None,
     progress: Progress = silent,
 ) -> Dataset:
@@ -39,13 +42,14 @@ def open_data(
         seed: of the split made when `split` and the data has none.
         split: whether train, val and test are needed.
         ray_data_min_mb: from this input size on, Ray Data does the reading.
-        max_rejected: share of refused samples from which raw data counts as broken.
+        settings: how raw input is cleaned.
         address: the Ray cluster to use.
         progress: told how many samples are read.
 
     Raises:
         DataError: when it is none of these, or cannot be read.
     """
+    settings = settings or CleaningSettings()
     path = _existing(spec)
     if path is not None and path.parent != path and path.name in SPLITS and is_dataset(path.parent):
         return one_split(open_dataset(path.parent, name=spec), path.name)
@@ -53,20 +57,20 @@ def open_data(
         dataset = open_dataset(path, name=spec, origin=f"prepared dataset {path}")
         return _split_in_cache(dataset, cache, seed) if split and not dataset.splits() else dataset
     meant = spec if path is None else str(path)
-    root = cache / "datasets" / _address(meant, max_rejected, seed if split else None)
+    root = cache / "datasets" / _address(meant, settings, seed if split else None)
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
         if not is_dataset(root):
             prepared = prepare(
                 meant,
                 root,
+                settings,
                 ray_data_min_mb=ray_data_min_mb,
-                max_rejected=max_rejected,
                 address=address,
                 progress=progress,
             )
             if split:
-                split_dataset(prepared.dataset, DEFAULT_RATIOS, seed=seed)
+                split_dataset(prepared.dataset, DEFAULT_RATIOS, seed=seed, runner=Runner(prepared.through_ray, address))
     origin = f"built-in {BUILT_IN}" if uses_built_in(meant) else f"raw data {meant}"
     return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
 
@@ -94,9 +98,9 @@ def _split_in_cache(dataset: Dataset, cache: Path, seed: int) -> Dataset:
     return replace(opened, origin=f"{dataset.origin}, split 0.8/0.1/0.1 by seed {seed} in {root}")
 
 
-def _address(spec: str, max_rejected: float, seed: int | None) -> str:
+def _address(spec: str, settings: CleaningSettings, seed: int | None) -> str:
     """The cache address of raw input: a digest of its files and of the settings."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {max_rejected:g}".encode())
+    digest = hashlib.sha256(f"{CACHE_VERSION} {settings.model_dump_json()}".encode())
     if uses_built_in(spec):
         from secauditai.data.corpus import CORPUS_VERSION
 

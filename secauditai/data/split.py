@@ -5,25 +5,33 @@ Which split a cluster goes to follows from the seed and the clusters themselves,
 
 import contextlib
 import hashlib
+import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from secauditai.data.clusters import build_clusters
+from secauditai.data.clusters import recompute_clusters
 from secauditai.data.dataset import (
-    CLUSTER_SCHEMA,
     SPLITS,
     Dataset,
     DatasetLayout,
     open_dataset,
+    part_file,
+    read_parts,
     replacing,
     write_manifest,
     write_table,
 )
+from secauditai.data.parse import open_part, write_part
+from secauditai.data.prepare import staging_beside
+from secauditai.data.tasks import HERE, Runner
 from secauditai.errors import ConfigError, DataError
 
 DEFAULT_RATIOS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -57,26 +65,29 @@ def check_ratios(ratios: Mapping[str, float]) -> None:
         raise ConfigError("--train must be above 0")
 
 
-def split_dataset(dataset: Dataset, ratios: Mapping[str, float], *, seed: int) -> Split:
+def split_dataset(dataset: Dataset, ratios: Mapping[str, float], *, seed: int, runner: Runner = HERE) -> Split:
     """Write the splits of a prepared dataset into it; splits that are there are replaced.
+
+    Args:
+        dataset: a prepared dataset.
+        ratios: share of samples per split.
+        seed: of the assignment.
+        runner: where the writing is done.
 
     Raises:
         ConfigError: for ratios that do not add up.
         DataError: when there are too few clusters to split, or a cluster were found in two splits.
     """
     check_ratios(ratios)
-    table = dataset.table()
-    clusters = build_clusters(table)
-    chosen, warnings = assign_clusters(table, clusters, ratios, seed=seed)
-    table = table.append_column(CLUSTER_SCHEMA.field("cluster"), pa.array(clusters, pa.string()))
+    keys = read_parts(dataset.layout.samples, ["id", "label", "category", "cluster"])
+    clusters = keys.column("cluster").to_pylist()
+    chosen, warnings = assign_clusters(keys, clusters, ratios, seed=seed)
     names = [name for name in SPLITS if ratios.get(name, 0) > 0]
-    with _replacing_splits(dataset) as layout:
-        counts = {}
-        for name in names:
-            part = table.filter(pa.array([chosen[cluster] == name for cluster in clusters], pa.bool_()))
-            write_table(part, layout.split(name))
-            counts[name] = part.num_rows
-        straddling = count_straddling(layout, names)
+    with staging_beside(dataset.root) as staging, _replacing_splits(dataset) as layout:
+        assignment = staging / "assignment.arrow"
+        write_part(pa.table({"split": pa.array([chosen[cluster] for cluster in clusters], pa.string())}), assignment)
+        counts = _write_splits(layout, names, assignment, runner)
+        straddling = count_straddling(layout, names, dataset.similarity)
         if straddling:
             raise DataError(f"{straddling} clusters are in more than one split; this is a bug", where=str(dataset.root))
         splits = {"counts": counts, "ratios": dict(ratios), "seed": seed, "hash": splits_hash(layout, names)}
@@ -90,10 +101,36 @@ def split_dataset(dataset: Dataset, ratios: Mapping[str, float], *, seed: int) -
 def _replacing_splits(dataset: Dataset) -> Iterator[DatasetLayout]:
     """A copy of the dataset without splits, to be filled; it takes the dataset's place when all went well."""
     with replacing(dataset.root) as layout:
-        for source, target in ((dataset.layout.samples, layout.samples), (dataset.layout.rejected, layout.rejected)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        shutil.copytree(dataset.layout.samples, layout.samples)
+        shutil.copyfile(dataset.layout.rejected, layout.rejected)
         yield layout
+
+
+def _write_splits(layout: DatasetLayout, names: list[str], assignment: Path, runner: Runner) -> dict[str, int]:
+    """Deal out every part of the samples to the splits; samples per split."""
+    items, start = [], 0
+    for number, part in enumerate(sorted(layout.samples.iterdir())):
+        targets = {name: str(part_file(layout.split(name), number)) for name in names}
+        items.append({"part": str(part), "assignment": str(assignment), "start": start, "targets": targets})
+        start += pq.read_metadata(part).num_rows
+    counts = dict.fromkeys(names, 0)
+    for result in runner.map(deal_task, items):
+        for name, count in json.loads(result).items():
+            counts[name] += count
+    return counts
+
+
+def deal_task(item: dict[str, Any]) -> bytes:
+    """Write the samples of one part into the splits they are assigned to; how many went where, as JSON."""
+    table = pq.read_table(item["part"])
+    assigned = open_part(item["assignment"]).column("split").slice(item["start"], table.num_rows)
+    counts = {}
+    for name, target in item["targets"].items():
+        part = table.filter(pc.equal(assigned, name))
+        counts[name] = part.num_rows
+        if part.num_rows:
+            write_table(part, Path(target))
+    return json.dumps(counts).encode()
 
 
 def assign_clusters(
@@ -112,7 +149,7 @@ def assign_clusters(
     if len(members) < len(wanted):
         raise DataError(
             f"{len(members)} clusters cannot be split into {', '.join(wanted)}",
-            hint="A cluster is a group, or a sample without one; add samples.",
+            hint="A cluster is a group, some near duplicates, or a sample that stands alone; add samples.",
         )
     totals = Counter(strata)
     filled: dict[str, Counter[str]] = {name: Counter() for name in wanted}
@@ -157,12 +194,13 @@ def _rank(cluster: str, seed: int) -> str:
     return hashlib.sha256(f"{seed} {cluster}".encode()).hexdigest()
 
 
-def count_straddling(layout: DatasetLayout, names: list[str]) -> int:
-    """Count clusters that the written files have in more than one split, from the groups themselves."""
+def count_straddling(layout: DatasetLayout, names: list[str], similarity: float | None) -> int:
+    """Count clusters that the written files have in more than one split, found anew from their groups and code."""
+    tables = [read_parts(layout.split(name), ["id", "group", "code"]) for name in names]
+    split_of = [name for name, table in zip(names, tables, strict=True) for _ in range(table.num_rows)]
     seen: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        for cluster in set(build_clusters(pq.read_table(layout.split(name)))):
-            seen[cluster].add(name)
+    for cluster, name in zip(recompute_clusters(pa.concat_tables(tables), similarity), split_of, strict=True):
+        seen[cluster].add(name)
     return sum(len(splits) > 1 for splits in seen.values())
 
 
@@ -170,12 +208,12 @@ def splits_hash(layout: DatasetLayout, names: list[str]) -> str:
     """Digest of which sample is in which split."""
     digest = hashlib.sha256()
     for name in names:
-        ids = pq.read_table(layout.split(name), columns=["id"]).column("id").to_pylist()
+        ids = read_parts(layout.split(name), ["id"]).column("id").to_pylist()
         digest.update(f"{name}\n".encode() + "\n".join(sorted(ids)).encode("utf-8") + b"\n")
     return digest.hexdigest()
 
 
 def _empty_label_warnings(dataset: Dataset, names: list[str]) -> list[str]:
-    labels = set(dataset.table().column("label").to_pylist())
-    found = {name: set(dataset.table(name).column("label").to_pylist()) for name in names}
+    labels = set(read_parts(dataset.layout.samples, ["label"]).column("label").to_pylist())
+    found = {name: set(read_parts(dataset.layout.split(name), ["label"]).column("label").to_pylist()) for name in names}
     return [f"{name} has no sample labelled {label}" for name in names for label in sorted(labels - found[name])]

@@ -1,16 +1,21 @@
 """`validate`: every finding in some data, with its place and sample id."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from secauditai.data.clusters import build_clusters
+import pyarrow as pa
+
+from secauditai.config.settings import CleaningSettings
+from secauditai.data.clean import Cleaned
+from secauditai.data.clusters import recompute_clusters
 from secauditai.data.dataset import Dataset, content_hash, is_dataset, open_dataset
-from secauditai.data.dedup import Cleaned, clean
-from secauditai.data.prepare import read_parsed
-from secauditai.data.schema import LABELS, code_key
+from secauditai.data.prepare import open_source, parse_and_clean
+from secauditai.data.schema import LABELS, code_key, row_digest
+from secauditai.data.tasks import Runner
 from secauditai.progress import Progress, silent
 
 ERROR, WARNING = "error", "warning"
@@ -58,16 +63,34 @@ class Validation:
         return {**head, "labels": self.labels, "findings": [asdict(finding) for finding in self.findings]}
 
 
-def validate(spec: str, progress: Progress = silent) -> Validation:
+def validate(
+    spec: str,
+    settings: CleaningSettings | None = None,
+    *,
+    ray_data_min_mb: float = 64.0,
+    address: str | None = None,
+    progress: Progress = silent,
+) -> Validation:
     """Check raw data, or a prepared dataset with its splits.
+
+    Args:
+        spec: a file, directory or glob, a prepared dataset, or `security_dataset`.
+        settings: how raw data would be cleaned.
+        ray_data_min_mb: from this input size on, Ray Data does the reading.
+        address: the Ray cluster to use.
+        progress: told how many samples are read.
 
     Raises:
         DataError: when the structure cannot be read at all.
     """
     if is_dataset(Path(spec)):
         return _validate_dataset(open_dataset(Path(spec)))
-    cleaned = clean(read_parsed(spec, progress))
-    labels = Counter(sample["label"] for sample in cleaned.kept)
+    source = open_source(spec)
+    runner = Runner(source.megabytes >= ray_data_min_mb, address)
+    wanted = (settings or CleaningSettings()).model_copy(update={"near_duplicates": False})
+    with tempfile.TemporaryDirectory(prefix="secauditai-validate.") as staging:
+        cleaned = parse_and_clean(source, wanted, Path(staging), runner, progress)
+    labels = Counter(cleaned.column("label").to_pylist())
     findings = [*_rejections(cleaned), *_duplicates(cleaned), *_balance(labels, spec)]
     return Validation(cleaned.read, len(cleaned.kept), findings, dict(labels))
 
@@ -100,7 +123,8 @@ def _validate_dataset(dataset: Dataset) -> Validation:
     table, where = dataset.table(), str(dataset.root)
     labels = Counter(table.column("label").to_pylist())
     findings = list(_balance(labels, where))
-    if content_hash(table) != dataset.content_hash:
+    digests = (row_digest(row) for row in table.to_pylist())
+    if content_hash(digests, table.column("group").to_pylist()) != dataset.content_hash:
         findings.append(Finding(ERROR, where, "", "content_hash", "the samples differ from the manifest"))
     if dataset.splits():
         findings += _leaks(dataset)
@@ -112,14 +136,17 @@ def _validate_dataset(dataset: Dataset) -> Validation:
 
 def _leaks(dataset: Dataset) -> Iterable[Finding]:
     """Clusters and code that stand in more than one split."""
-    first: dict[str, tuple[str, str]] = {}
+    first: dict[tuple[str, str | bytes], tuple[str, str]] = {}
+    everything = pa.concat_tables([dataset.table(split) for split in dataset.splits()])
+    clusters = recompute_clusters(everything, dataset.similarity)
+    of_id = dict(zip(everything.column("id").to_pylist(), clusters, strict=True))
     for split in dataset.splits():
         table = dataset.table(split)
-        ids, clusters = table.column("id").to_pylist(), build_clusters(table)
-        keys = [f"code:{code_key(code)}" for code in table.column("code").to_pylist()]
-        for sample, *found in zip(ids, clusters, keys, strict=True):
-            for key in found:
-                seen_in, other = first.setdefault(key, (split, sample))
+        ids = table.column("id").to_pylist()
+        codes = [code_key(code) for code in table.column("code").to_pylist()]
+        for sample, *found in zip(ids, (of_id[name] for name in ids), codes, strict=True):
+            for kind, key in zip(("a cluster", "code"), found, strict=True):
+                seen_in, other = first.setdefault((kind, key), (split, sample))
                 if seen_in != split:
-                    message = f"shares {key.split(':')[0]} with {other} in {seen_in}"
+                    message = f"shares {kind} with {other} in {seen_in}"
                     yield Finding(ERROR, str(dataset.layout.split(split)), sample, "leak", message)

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from secauditai.data.clusters import build_clusters
-from secauditai.data.schema import TASK_COLUMNS, code_key
+from secauditai.data.schema import TASK_COLUMNS, code_number
 from secauditai.errors import DataError, ModelError
 from secauditai.files import write_json
 from secauditai.metrics import Scores, cluster_bootstrap, compute_metrics
@@ -76,7 +75,7 @@ def evaluate(
         raise DataError("there are no samples to evaluate on", where=data)
     codes = table.column("code").to_pylist()
     predictions = predict(bundle, codes, backend=backend, progress=progress)
-    clusters = build_clusters(table)
+    clusters = table.column("cluster").to_pylist()
     tasks = {task: _task(bundle, table, predictions, task, metrics, clusters) for task in bundle.card.heads}
     main = bundle.card.main_task
     document = {
@@ -165,7 +164,7 @@ def _overlap(bundle: Bundle, codes: list[str]) -> dict[str, Any]:
     """How many samples are, white space aside, part of the model's own training data."""
     if bundle.training_keys is None:
         return {"samples": None, "share": None}
-    keys = np.array([int(code_key(code)[:16], 16) for code in codes], dtype=np.uint64)
+    keys = np.array([code_number(code) for code in codes], dtype=np.uint64)
     seen = int(np.isin(keys, bundle.training_keys).sum())
     return {"samples": seen, "share": seen / len(codes)}
 

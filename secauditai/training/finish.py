@@ -10,7 +10,7 @@ import torch
 
 from secauditai.config.files import read_layer, resolve_config
 from secauditai.data.dataset import open_dataset
-from secauditai.data.schema import TASK_COLUMNS, code_key
+from secauditai.data.schema import TASK_COLUMNS, code_number
 from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError
 from secauditai.metrics import Scores, compute_metrics, fit_temperature, fit_threshold
@@ -105,7 +105,7 @@ def calibrate(
 
 def training_keys(codes: list[str]) -> npt.NDArray[np.uint64]:
     """Sorted digests of code, to count how much of some test data a model was trained on."""
-    return np.unique(np.array([int(code_key(code)[:16], 16) for code in codes], dtype=np.uint64))
+    return np.unique(np.array([code_number(code) for code in codes], dtype=np.uint64))
 
 
 def _baseline(card: BundleCard, train: pa.Table) -> Baseline | None:

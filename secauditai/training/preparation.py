@@ -74,7 +74,7 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
         seed=config.execution.seed,
         split=True,
         ray_data_min_mb=config.input.ray_data_min_mb,
-        max_rejected=config.input.max_rejected,
+        settings=config.cleaning,
         progress=progress,
     )
     train, val = _training_tables(dataset)

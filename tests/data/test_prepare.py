@@ -5,20 +5,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 from conftest import make_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secauditai.config.settings import CleaningSettings
 from secauditai.data.dataset import is_dataset, open_dataset
-from secauditai.data.dedup import clean
-from secauditai.data.prepare import parse_rows, prepare
+from secauditai.data.prepare import prepare
 from secauditai.data.sources import open_data
 from secauditai.data.validate import validate
 from secauditai.errors import DataError
 
 Write = Callable[..., Path]
+LENIENT = CleaningSettings(max_rejected=0.5)
 
 
 def write(path: Path, samples: list[dict[str, object]]) -> Path:
@@ -35,7 +37,7 @@ def test_nothing_vanishes(tmp_path: Path) -> None:
         {"id": "broken", "label": "safe"},
         {**samples[4], "id": "conflict", "label": "safe", "metadata": {}},
     ]
-    done = prepare(str(write(tmp_path / "s.yaml", samples + extra)), tmp_path / "out", max_rejected=0.5)
+    done = prepare(str(write(tmp_path / "s.yaml", samples + extra)), tmp_path / "out", LENIENT)
     assert (done.read, done.kept, done.rejected, done.duplicates) == (25, 19, 4, 2)
     assert done.read == done.kept + done.rejected + done.duplicates
     rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
@@ -44,19 +46,23 @@ def test_nothing_vanishes(tmp_path: Path) -> None:
     assert done.dataset.manifest["merged"][0]["into"] == "sample_0_v"
 
 
+@hypothesis.settings(max_examples=20)
 @given(st.permutations(make_samples(4) + make_samples(2)))
 def test_the_content_does_not_depend_on_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[dict[str, object]]
 ) -> None:
-    rows = list(parse_rows(write(tmp_path_factory.mktemp("o") / "s.yaml", order)))
-    cleaned = clean(rows)
-    assert cleaned.read == len(cleaned.kept) + len(cleaned.rejected) + len(cleaned.merged)
-    assert [row["id"] for row in cleaned.kept] == sorted(str(sample["id"]) for sample in make_samples(4))
+    root = tmp_path_factory.mktemp("o")
+    done = prepare(str(write(root / "s.yaml", order)), root / "out")
+    assert done.read == done.kept + done.rejected + done.duplicates
+    assert done.dataset.table().column("id").to_pylist() == sorted(str(sample["id"]) for sample in make_samples(4))
+    whole = prepare(str(write(root / "t.yaml", make_samples(4))), root / "whole").dataset
+    assert done.dataset.content_hash == whole.content_hash
+    assert done.dataset.table() == whole.table()
 
 
 def test_a_bug_and_its_fix_in_one_group_are_no_conflict(tmp_path: Path) -> None:
     pair = make_samples(1)
-    same = [{**sample, "code": "x\n"} for sample in pair]
+    same = [{**sample, "code": "x = 1\n"} for sample in pair]
     assert prepare(str(write(tmp_path / "s.yaml", same + make_samples(3, start=5))), tmp_path / "out").rejected == 0
 
 
@@ -106,7 +112,7 @@ def test_an_occupied_output_is_not_touched(samples_yaml: Write, tmp_path: Path) 
 
 def test_damage_is_noticed(samples_yaml: Write, tmp_path: Path) -> None:
     done = prepare(str(samples_yaml()), tmp_path / "out")
-    with done.dataset.layout.samples.open("r+b") as file:
+    with next(done.dataset.layout.samples.iterdir()).open("r+b") as file:
         file.seek(100)
         file.write(b"\x00\x01")
     with pytest.raises(DataError, match="differs from its manifest"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secauditai.data.readers import list_files, read_file
-from secauditai.data.yaml_events import read_yaml_samples
+from secauditai.data.readers.yaml_events import read_yaml_samples
 from secauditai.errors import DataError, SecAuditError
 
 VALUES = st.recursive(

@@ -8,7 +8,7 @@ from conftest import make_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secauditai.data.clusters import build_clusters
+from secauditai.data.clusters import recompute_clusters
 from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
 from secauditai.data.schema import SAMPLE_SCHEMA, parse_sample
@@ -28,7 +28,7 @@ def table_of(groups: list[int]) -> pa.Table:
 @given(st.lists(st.integers(0, 8), min_size=12, max_size=60), st.integers(0, 99))
 def test_clusters_never_straddle_and_order_does_not_matter(groups: list[int], seed: int) -> None:
     table = table_of(groups)
-    clusters = build_clusters(table)
+    clusters = recompute_clusters(table, None)
     if len(set(clusters)) < 3:
         return
     chosen, _ = assign_clusters(table, clusters, DEFAULT_RATIOS, seed=seed)
@@ -37,7 +37,7 @@ def test_clusters_never_straddle_and_order_does_not_matter(groups: list[int], se
     order = list(range(len(groups)))
     random.Random(seed).shuffle(order)
     shuffled = table.take(pa.array(order))
-    assert assign_clusters(shuffled, build_clusters(shuffled), DEFAULT_RATIOS, seed=seed)[0] == chosen
+    assert assign_clusters(shuffled, recompute_clusters(shuffled, None), DEFAULT_RATIOS, seed=seed)[0] == chosen
 
 
 def test_splits_are_stratified_and_proved(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_splits_are_stratified_and_proved(tmp_path: Path) -> None:
 
 def test_a_cluster_too_large_goes_to_train_with_a_warning() -> None:
     table = table_of([1] * 40 + [0] * 10)
-    clusters = build_clusters(table)
+    clusters = recompute_clusters(table, None)
     chosen, warnings = assign_clusters(table, clusters, DEFAULT_RATIOS, seed=0)
-    assert chosen["group:g1"] == "train"
-    assert "group:g1 (40 samples)" in warnings[0]
+    assert chosen["s0"] == "train"
+    assert "s0 (40 samples)" in warnings[0]
 
 
 @pytest.mark.parametrize("ratios", [(0.8, 0.3, 0.1), (0.8, 0.1, -0.1), (0.0, 0.5, 0.5)])
@@ -73,4 +73,4 @@ def test_ratios_that_make_no_sense_are_refused(ratios: tuple[float, float, float
 def test_too_few_clusters_are_refused() -> None:
     table = table_of([1] * 6)
     with pytest.raises(DataError, match="cannot be split"):
-        assign_clusters(table, build_clusters(table), DEFAULT_RATIOS, seed=0)
+        assign_clusters(table, recompute_clusters(table, None), DEFAULT_RATIOS, seed=0)

@@ -248,7 +248,7 @@ def generate_corpus(n_samples: int = DEFAULT_SIZE, seed: int = DEFAULT_SEED) -> 
     """
     source = random.Random(seed)
     samples: list[Sample] = []
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     while len(samples) < n_samples:
         pair = list(_pair(source, len(samples) // 2))
         keys = {code_key(sample.code) for sample in pair}

@@ -4,6 +4,7 @@ Never a whole tree: `yaml.load` spends most of its time in its constructor, and 
 Values are those of `yaml.safe_load`, except that dates stay text. Aliases work up to a limit; foreign tags do not.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +23,15 @@ from yaml.events import (
     StreamEndEvent,
 )
 
+from secauditai.data.readers.streams import open_bytes
+from secauditai.data.readers.yaml_cuts import Piece
 from secauditai.errors import DataError
 
 MAX_EXPANDED = 100_000
 """Values that the aliases of one document may stand for."""
+
+MAX_REMEMBERED = 10_000
+"""Plain values whose type is remembered."""
 
 _TAG = "tag:yaml.org,2002:"
 _STANDARD = {_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp")} | {"!"}
@@ -36,6 +42,9 @@ _CONSTRUCT = {
     _TAG + "float": yaml.SafeLoader.construct_yaml_float,
 }
 
+_NOT_TEXT = frozenset(yaml.SafeLoader.yaml_implicit_resolvers)
+"""First characters of what may be a number, a date and the like; "" is the empty scalar, which is null."""
+
 
 def read_yaml_samples(path: Path) -> Iterator[tuple[int, object]]:
     """Yield (line, raw sample) from `samples:` or a top-level list, over all documents of a file.
@@ -43,7 +52,7 @@ def read_yaml_samples(path: Path) -> Iterator[tuple[int, object]]:
     Raises:
         DataError: with file and line when the structure cannot be read.
     """
-    with path.open("rb") as stream:
+    with open_bytes(path) as stream:
         reader = _Reader(stream, path)
         try:
             yield from reader.samples()
@@ -53,6 +62,26 @@ def read_yaml_samples(path: Path) -> Iterator[tuple[int, object]]:
             raise reader.refuse(_problem(error), getattr(error, "problem_mark", None)) from None
         except RecursionError:
             raise DataError("nested too deeply", where=str(path)) from None
+
+
+class NotCut(Exception):
+    """A piece is no list of samples by itself, so its file must be read as one."""
+
+
+def read_yaml_piece(path: Path, piece: Piece) -> list[tuple[int, object]]:
+    """The (line, raw sample) of one piece of a file.
+
+    Raises:
+        NotCut: when the piece might mean something else than it would in its place in the file.
+    """
+    with path.open("rb") as file:
+        file.seek(piece.start)
+        content = file.read(piece.end - piece.start)
+    try:
+        found = _Reader(io.BytesIO(content), path).piece_samples(piece.column, opens=piece.start == 0)
+        return [(piece.line + line, value) for line, value in found]
+    except (yaml.YAMLError, DataError, RecursionError):
+        raise NotCut from None
 
 
 class _Reader:
@@ -83,6 +112,25 @@ class _Reader:
                 raise self.refuse("unexpected content", event.start_mark)
         if documents == 0:
             raise self.refuse("the file is empty", hint="It needs `samples:` with a list of samples.")
+
+    def piece_samples(self, column: int, *, opens: bool) -> Iterator[tuple[int, object]]:
+        """All samples of a piece: the start of a document up to some sample, or samples only."""
+        self._next()  # stream start
+        self._next()  # document start
+        event = self._next()
+        nested = opens and isinstance(event, MappingStartEvent)
+        if nested:
+            while not isinstance(event := self._next(), MappingEndEvent) and self._value(event) != "samples":
+                self._value(self._next())
+            event = self._next()
+        mark: Any = event.start_mark
+        if not isinstance(event, SequenceStartEvent) or event.flow_style or mark.column != column:
+            raise NotCut
+        yield from self._items()
+        ends = [self._next() for _ in range(3 if nested else 2)]
+        expected = [*([MappingEndEvent] if nested else []), DocumentEndEvent, StreamEndEvent]
+        if [type(end) for end in ends] != expected or ends[-2].explicit or self._anchors:
+            raise NotCut
 
     def _document(self, event: Any) -> Iterator[tuple[int, object]]:
         if isinstance(event, SequenceStartEvent):
@@ -133,9 +181,12 @@ class _Reader:
     def _mapping(self) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
         merged: list[dict[Any, Any]] = []
-        while type(event := self._next()) is not MappingEndEvent:
-            key = self._value(event)
-            value = self._value(self._next())
+        following = self._next
+        while type(event := following()) is not MappingEndEvent:
+            key = self._text(event) if type(event) is ScalarEvent else self._value(event)
+            event_of_value = following()
+            is_text = type(event_of_value) is ScalarEvent
+            value = self._text(event_of_value) if is_text else self._value(event_of_value)
             if key == "<<" and type(event) is ScalarEvent and event.implicit[0]:
                 merged += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
                 continue
@@ -146,6 +197,15 @@ class _Reader:
         for mapping in merged:
             result = {**mapping, **result}
         return result
+
+    def _text(self, event: ScalarEvent) -> Any:
+        """The value of a scalar; the way of nearly all of them, which have neither tag nor anchor."""
+        if event.tag is not None or event.anchor is not None:
+            return self._value(event)
+        text = event.value
+        if event.implicit[0] and text[:1] in _NOT_TEXT:
+            return self._scalar(event)
+        return text
 
     def _sequence(self) -> list[Any]:
         result = []
@@ -161,6 +221,8 @@ class _Reader:
         if not event.implicit[0]:
             return text
         if text not in self._plain:
+            if len(self._plain) > MAX_REMEMBERED:
+                self._plain.clear()
             tag = self._resolver.resolve(yaml.ScalarNode, text, (True, False))
             self._plain[text] = self._construct(tag, text, event) if tag in _CONSTRUCT else text
         return self._plain[text]
@@ -200,5 +262,5 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
 
 
 def _line_of(path: Path, position: int) -> int:
-    with path.open("rb") as file:
-        return file.read(max(position, 0)).count(b"\n") + 1
+    with open_bytes(path) as stream:
+        return stream.read(max(position, 0)).count(b"\n") + 1

@@ -1,0 +1,202 @@
+"""Parsing: from data files to parts on disk, and the keys of all samples in memory.
+
+A chunk is a file, or a piece of a large YAML file. Parsing one writes its samples into parts (Arrow files of bounded
+size) and returns their keys: what cleaning must know of every sample, which is little and does not include the code.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from secauditai.config.settings import CleaningSettings
+from secauditai.data.near import TokenSets, near_columns
+from secauditai.data.readers import RawSample, read_file
+from secauditai.data.readers.streams import inner_suffix, is_compressed
+from secauditai.data.readers.yaml_cuts import Piece, cut_yaml
+from secauditai.data.readers.yaml_events import NotCut, read_yaml_piece
+from secauditai.data.refine import refine
+from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, code_key, parse_sample, row_digest
+from secauditai.data.tasks import Runner
+from secauditai.progress import Progress
+
+BUILT_IN = "security_dataset"
+PART_CHARS = 1 << 24
+"""Characters of code after which a part is written."""
+PIECE_BYTES = 1 << 24
+"""Size of the pieces of a YAML file; a file of less than two is not cut."""
+KEY_SCHEMA = pa.schema(
+    [
+        pa.field("part", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("row", pa.int32()),
+        pa.field("where", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("id", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("characters", pa.int32()),
+        pa.field("code_key", pa.binary(16)),
+        pa.field("digest", pa.binary(16)),
+    ]
+)
+"""What cleaning knows of every sample read; a refused one has a reason and no part."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one task parses."""
+
+    path: str
+    """Absolute; "" for the built-in dataset."""
+    shown: str
+    """The path as the user wrote it."""
+    layout: str = "auto"
+    piece: Piece | None = None
+
+
+def parse_all(
+    files: list[Path], staging: Path, settings: CleaningSettings, runner: Runner, progress: Progress
+) -> pa.Table:
+    """Parse files, or the built-in dataset when there are none, into parts below `staging`.
+
+    Returns:
+        The keys (`KEY_SCHEMA`) of all samples, in input order, however the work was cut.
+
+    Raises:
+        DataError: when the structure of a file cannot be read.
+    """
+    chunks = (
+        [chunk for path in files for chunk in plan_chunks(path, settings.data_format)]
+        if files
+        else [Chunk("", BUILT_IN)]
+    )
+    tables = dict(zip(chunks, _parse(chunks, staging, settings, runner, progress), strict=True))
+    refused = {chunk.path: chunk.shown for chunk, table in tables.items() if table is None}
+    whole = [Chunk(path, shown, settings.data_format) for path, shown in refused.items()]
+    streams = dict(zip(refused, _parse(whole, staging, settings, runner, progress), strict=True))
+    keys = []
+    for chunk, table in tables.items():
+        found = streams.pop(chunk.path, None) if chunk.path in refused else table
+        if found is not None:
+            keys.append(found)
+    return pa.concat_tables(keys).unify_dictionaries().combine_chunks()
+
+
+def plan_chunks(path: Path, layout: str, piece_bytes: int = PIECE_BYTES) -> list[Chunk]:
+    """Cut a large YAML file; any other file is one chunk."""
+    whole = Chunk(str(path.absolute()), str(path), layout)
+    if is_compressed(path) or inner_suffix(path) not in (".yaml", ".yml") or path.stat().st_size < 2 * piece_bytes:
+        return [whole]
+    return [Chunk(whole.path, whole.shown, layout, piece) for piece in cut_yaml(path, piece_bytes)] or [whole]
+
+
+def _parse(
+    chunks: list[Chunk], staging: Path, settings: CleaningSettings, runner: Runner, progress: Progress
+) -> Iterator[pa.Table | None]:
+    """The keys of each chunk; None for a piece whose file must be read as one."""
+    first = len(list(staging.iterdir()))
+    items = [
+        {"chunk": asdict(chunk), "stem": str(staging / f"{first:05d}-{number:05d}"), "settings": settings.model_dump()}
+        for number, chunk in enumerate(chunks)
+    ]
+    count = 0
+    for result in runner.map(parse_task, items):
+        table = pa.ipc.open_stream(result).read_all() if result else None
+        count += table.num_rows if table is not None else 0
+        progress("Reading", count, None)
+        yield table
+
+
+def parse_task(item: dict[str, Any]) -> bytes:
+    """Parse a chunk into parts; the keys as an Arrow stream, empty for a piece that cannot stand alone."""
+    piece = item["chunk"].pop("piece")
+    chunk = Chunk(**item["chunk"], piece=Piece(**piece) if piece else None)
+    settings = CleaningSettings(**item["settings"])
+    writer = _PartWriter(item["stem"], near=settings.near_duplicates)
+    try:
+        for raw in _raw_samples(chunk):
+            where = raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where
+            try:
+                sample = raw.value if isinstance(raw.value, Sample) else parse_sample(raw.value)
+                writer.add(where, refine(sample, settings))
+            except SampleError as error:
+                known = raw.value.get("id") if isinstance(raw.value, dict) else getattr(raw.value, "id", None)
+                writer.refuse(where, "" if known is None else str(known)[:200], error)
+    except NotCut:
+        return b""
+    return writer.close()
+
+
+def _raw_samples(chunk: Chunk) -> Iterable[RawSample]:
+    path = Path(chunk.path)
+    if not chunk.path:
+        from secauditai.data.corpus import generate_corpus
+
+        return (RawSample(f"{BUILT_IN}:{sample.id}", sample) for sample in generate_corpus())
+    if chunk.piece is not None:
+        return (RawSample(f"{path}:{line}", value) for line, value in read_yaml_piece(path, chunk.piece))
+    return read_file(path, chunk.layout)
+
+
+class _PartWriter:
+    """Collects samples, writes a part whenever enough have come, and keeps the keys."""
+
+    def __init__(self, stem: str, *, near: bool) -> None:
+        self._stem, self._near = stem, TokenSets() if near else None
+        self._rows: list[dict[str, str]] = []
+        self._keys: list[tuple[Any, ...]] = []
+        self._tables: list[pa.Table] = []
+        self._characters = 0
+        self._parts = 0
+
+    def add(self, where: str, sample: Sample) -> None:
+        """Take a good sample."""
+        row = sample.row()
+        part = f"{self._stem}-{self._parts:05d}.arrow"
+        head = (part, len(self._rows), where, "", "", sample.id, sample.label, sample.group)
+        self._keys.append((*head, len(sample.code), code_key(sample.code), row_digest(row)))
+        self._rows.append(row)
+        self._characters += len(sample.code)
+        if self._characters >= PART_CHARS:
+            self._flush()
+
+    def refuse(self, where: str, sample_id: str, error: SampleError) -> None:
+        """Take note of a sample that is refused."""
+        self._keys.append((None, -1, where, error.reason, str(error), sample_id, "", "", 0, bytes(16), bytes(16)))
+
+    def close(self) -> bytes:
+        """Write what is left; all keys as an Arrow stream."""
+        self._flush()
+        sink = pa.BufferOutputStream()
+        table = pa.concat_tables(self._tables) if self._tables else KEY_SCHEMA.empty_table()
+        with pa.ipc.new_stream(sink, KEY_SCHEMA) as stream:
+            stream.write_table(table.unify_dictionaries().combine_chunks())
+        return bytes(sink.getvalue())
+
+    def _flush(self) -> None:
+        if self._rows:
+            table = pa.Table.from_pylist(self._rows, SAMPLE_SCHEMA)
+            write_part(table, Path(f"{self._stem}-{self._parts:05d}.arrow"))
+            if self._near is not None:
+                near = near_columns(self._near, [row["code"] for row in self._rows])
+                write_part(near, Path(f"{self._stem}-{self._parts:05d}.near"))
+            self._parts += 1
+        if self._keys:
+            columns = list(zip(*self._keys, strict=True))
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, KEY_SCHEMA, strict=True)]
+            self._tables.append(pa.Table.from_arrays(arrays, schema=KEY_SCHEMA))
+        self._rows, self._keys, self._characters = [], [], 0
+
+
+def write_part(table: pa.Table, path: Path) -> None:
+    """Write an Arrow file that `open_part` maps into memory."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as out:
+        out.write_table(table.combine_chunks())
+
+
+def open_part(path: Path | str) -> pa.Table:
+    """A part as a table whose memory is the file."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

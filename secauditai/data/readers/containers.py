@@ -1,0 +1,81 @@
+"""JSON, JSON Lines, CSV and Parquet: files of records, whatever the records mean."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from secauditai.data.readers.streams import open_bytes, open_text
+from secauditai.errors import DataError
+
+Place = tuple[str, object]
+"""`file:line`, and the record there."""
+LISTS = ("samples", "data")
+"""Keys under which a JSON document may hold its records."""
+
+
+def read_json(path: Path) -> Iterator[Place]:
+    """A list of records, or one under `samples`."""
+    try:
+        with open_text(path) as stream:
+            document = json.load(stream)
+    except json.JSONDecodeError as error:
+        # Benchmarks often call a file of JSON lines `.json`.
+        if error.msg == "Extra data" and error.lineno > 1:
+            yield from read_json_lines(path)
+            return
+        raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+    except RecursionError:
+        raise DataError("nested too deeply", where=str(path)) from None
+    if isinstance(document, dict):
+        document = next((document[key] for key in LISTS if key in document), [document] if "func" in document else None)
+    if not isinstance(document, list):
+        raise DataError("there is no list of samples", where=str(path), hint="Use a list, or `samples` with a list.")
+    for number, value in enumerate(document):
+        yield f"{path}:samples[{number}]", value
+
+
+def read_json_lines(path: Path) -> Iterator[Place]:
+    """One record per line."""
+    with open_text(path) as lines:
+        empty = True
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            empty = False
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise DataError(f"not valid JSON: {error}", where=f"{path}:{number}") from None
+        if empty:
+            raise DataError("the file is empty", where=str(path))
+
+
+def read_csv(path: Path) -> Iterator[Place]:
+    """One record per row; the first line names the columns."""
+    csv.field_size_limit(2**31 - 1)
+    with open_text(path, newline="") as lines:
+        rows = csv.DictReader(lines)
+        try:
+            if not rows.fieldnames:
+                raise DataError("the first line must name the columns", where=f"{path}:1")
+            for row in rows:
+                yield f"{path}:{rows.line_num}", {key: value for key, value in row.items() if key is not None}
+        except csv.Error as error:
+            raise DataError(f"not valid CSV: {error}", where=f"{path}:{rows.line_num}") from None
+
+
+def read_parquet(path: Path) -> Iterator[Place]:
+    """One record per row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        number = 0
+        with open_bytes(path) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise DataError(f"not a Parquet file: {error}".splitlines()[0], where=str(path)) from None

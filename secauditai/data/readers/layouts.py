@@ -1,0 +1,185 @@
+"""What the records of published datasets mean: each layout turns one record into raw samples of the guide's format.
+
+A function before and after its fix becomes two samples of one group. Project, commit, CWE and flaw lines survive.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from secauditai.data.schema import FIELDS
+from secauditai.errors import DataError
+
+Record = Mapping[str, Any]
+Raw = dict[str, Any]
+
+KEPT_KEYS = {
+    "project": ("project", "repo"),
+    "commit": ("commit_id", "commit", "commit_link"),
+    "cwe": ("CWE ID", "cwe", "vul_type", "cwe_id"),
+    "cve": ("CVE ID", "cve", "cve_id"),
+    "file": ("file_name", "file_path"),
+    "function": ("func_name", "method_name"),
+    "language": ("language", "lang"),
+    "time": ("commit_date", "Publish Date", "date"),
+    "flaw_lines": ("flaw_line_index", "flaw_lines"),
+}
+"""Metadata key to the names it goes by, the first present one counts."""
+LABELS = {"1": "vulnerability", "0": "safe", "true": "vulnerability", "false": "safe"}
+ENDINGS = {
+    **{".c": "c", ".h": "c", ".cc": "c++", ".cpp": "c++", ".hpp": "c++", ".java": "java", ".py": "python"},
+    **{".js": "javascript", ".php": "php", ".go": "go", ".rb": "ruby", ".rs": "rust", ".cs": "c#"},
+}
+"""File ending to language."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one published dataset lays out its records."""
+
+    name: str
+    keys: frozenset[str]
+    """Keys that tell it from others."""
+    convert: Callable[[Record, str, int], Iterable[object]]
+    """(record, name of the file without ending, number of the record) to raw samples."""
+    default_language: str = ""
+
+
+def guess_layout(record: object, path: PurePath) -> Layout:
+    """The layout whose keys a file's first record has.
+
+    Raises:
+        DataError: when no layout fits a record that is a mapping.
+    """
+    if not isinstance(record, Mapping):
+        return LAYOUTS["guide"]
+    if {"func", "target"} <= record.keys() and "paired" in path.name:
+        return LAYOUTS["primevul-paired"]
+    fitting = [layout for layout in LAYOUTS.values() if layout.keys and layout.keys <= record.keys()]
+    if fitting:
+        return max(fitting, key=lambda layout: len(layout.keys))
+    if record.keys() & {"code", "label"}:
+        return LAYOUTS["guide"]
+    shown = ", ".join(map(repr, list(record)[:8]))
+    raise DataError(
+        f"the records are of no known dataset; their fields are {shown}",
+        where=str(path),
+        hint=f"Known layouts: {', '.join(LAYOUTS)}; a sample needs at least `id`, `code` and `label`.",
+    )
+
+
+def _guide(record: Record, _stem: str, _number: int) -> Iterator[object]:
+    """The guide's fields; unknown columns, and a JSON column `metadata`, become metadata."""
+    sample: Raw = {}
+    metadata: Raw = {}
+    for key, value in record.items():
+        if value is None or value == "":
+            continue
+        if key == "metadata" and isinstance(value, str):
+            metadata |= _json_metadata(value)
+        elif key == "metadata" and isinstance(value, Mapping):
+            metadata |= value
+        elif key in FIELDS:
+            sample[key] = value
+        else:
+            metadata[key] = value
+    yield {**sample, "metadata": metadata}
+
+
+def _json_metadata(text: str) -> Raw:
+    import json
+
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {"metadata": text}
+    return value if isinstance(value, dict) else {"metadata": value}
+
+
+def _function(record: Record, stem: str, number: int) -> Iterator[object]:
+    """Devign, DiverseVul, PrimeVul: one function and whether it is vulnerable."""
+    yield _sample(record, f"{stem}_{_own_id(record, number)}", record["func"], record.get("target"))
+
+
+def _paired_function(record: Record, stem: str, number: int) -> Iterator[object]:
+    """PrimeVul's paired file: a vulnerable function, and in the next record its fix."""
+    sample = _sample(record, f"{stem}_{_own_id(record, number)}", record["func"], record.get("target"))
+    sample["metadata"]["group"] = f"{stem}_pair_{number // 2}"
+    yield sample
+
+
+def _big_vul(record: Record, stem: str, number: int) -> Iterator[object]:
+    name = f"{stem}_{_own_id(record, number)}"
+    if str(record.get("vul")).strip() in ("1", "1.0", "True", "true"):
+        yield from _pair(record, name, record["func_before"], record.get("func_after"))
+    else:
+        yield _sample(record, name, record["func_before"], record.get("vul"))
+
+
+def _sven(record: Record, stem: str, number: int) -> Iterator[object]:
+    name = f"{stem}_{_own_id(record, number)}"
+    for sample in _pair(record, name, record["func_src_before"], record["func_src_after"]):
+        changes = record.get("line_changes")
+        if sample["label"] == "vulnerability" and isinstance(changes, Mapping):
+            lines = [item.get("line_no") for item in changes.get("deleted") or [] if isinstance(item, Mapping)]
+            sample["metadata"]["flaw_lines"] = [line for line in lines if isinstance(line, int)]
+        yield sample
+
+
+def _pair(record: Record, name: str, before: object, after: object) -> Iterator[Raw]:
+    """A vulnerable function and its fix; one of them only where the other was added or deleted."""
+    for label, code in (("vulnerability", before), ("safe", after)):
+        if isinstance(code, str) and code.strip():
+            sample = _sample(record, f"{name}_{'before' if label != 'safe' else 'after'}", code, None)
+            sample["label"] = label
+            sample["metadata"]["group"] = name
+            if label == "safe":
+                sample["metadata"].pop("flaw_lines", None)
+                sample.pop("category", None)
+            yield sample
+
+
+def _sample(record: Record, name: str, code: object, target: object) -> Raw:
+    metadata: Raw = {}
+    for key, names in KEPT_KEYS.items():
+        value = next((record[name] for name in names if record.get(name) not in (None, "", [], "nan")), None)
+        if value is not None:
+            metadata[key] = value
+    cwe = _first_cwe(metadata.get("cwe"))
+    if cwe:
+        metadata["cwe"] = cwe
+    if "language" not in metadata and (ending := PurePath(str(metadata.get("file", ""))).suffix.lower()) in ENDINGS:
+        metadata["language"] = ENDINGS[ending]
+    number = int(target) if isinstance(target, float) and target in (0, 1) else target
+    label = LABELS.get(str(number).strip().lower(), target)
+    sample: Raw = {"id": name, "code": code, "label": label, "metadata": metadata}
+    if cwe and label != "safe":
+        sample["category"] = cwe.lower()
+    return sample
+
+
+def _first_cwe(value: object) -> str:
+    found = re.search(r"CWE-?(\d+)", str(value), re.IGNORECASE) if value is not None else None
+    return f"CWE-{int(found[1])}" if found else ""
+
+
+def _own_id(record: Record, number: int) -> object:
+    """The record's own number where the dataset has one, else its place."""
+    return next((record[key] for key in ("idx", "id", "index", "") if record.get(key) not in (None, "")), number)
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("guide", frozenset({"code", "label"}), _guide),
+        Layout("devign", frozenset({"func", "target"}), _function, "c"),
+        Layout("diversevul", frozenset({"func", "target", "cwe", "message"}), _function, "c"),
+        Layout("primevul", frozenset({"func", "target", "idx", "cve"}), _function, "c"),
+        Layout("primevul-paired", frozenset(), _paired_function, "c"),
+        Layout("big-vul", frozenset({"func_before", "func_after", "vul"}), _big_vul, "c"),
+        Layout("sven", frozenset({"func_src_before", "func_src_after"}), _sven),
+    )
+}
+"""By name, as in `--format`."""

@@ -1,0 +1,97 @@
+"""Which files a user means, and which reader each of them takes."""
+
+import glob
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from secauditai.data.readers.containers import Place, read_csv, read_json, read_json_lines, read_parquet
+from secauditai.data.readers.layouts import LAYOUTS, Layout, guess_layout
+from secauditai.data.readers.raw import RawSample
+from secauditai.data.readers.streams import COMPRESSIONS, inner_suffix
+from secauditai.data.readers.yaml_events import read_yaml_samples
+from secauditai.errors import DataError
+
+CONTAINERS: dict[str, Callable[[Path], Iterator[Place]]] = {
+    ".json": read_json,
+    ".jsonl": read_json_lines,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+YAML = (".yaml", ".yml")
+READERS = (*YAML, *CONTAINERS)
+"""Endings of data files; each may be followed by that of a compression."""
+AUTO = "auto"
+FORMATS = (AUTO, *LAYOUTS)
+"""What `--format` takes: the layout of records; the ending of a file says how they are stored."""
+
+
+def list_files(spec: str) -> list[Path]:
+    """The data files that a path, directory or glob names, sorted; links do not lead out of a directory.
+
+    Raises:
+        DataError: when there are none.
+    """
+    path = Path(spec)
+    if path.is_file():
+        _check_ending(path)
+        return [path]
+    if path.is_dir():
+        root = path.resolve()
+        found = [item for item in path.rglob("*") if item.is_file() and item.resolve().is_relative_to(root)]
+    else:
+        found = [item for item in map(Path, glob.iglob(spec, recursive=True)) if item.is_file()]  # noqa: PTH207 - any glob
+    files = sorted(item for item in found if inner_suffix(item) in READERS and not item.name.startswith("."))
+    if not files:
+        reason = "holds no data files" if path.is_dir() or "*" in spec else "does not exist"
+        raise DataError(f"{spec} {reason}", hint=f"Data files end in {', '.join(READERS)}.")
+    return files
+
+
+def read_file(path: Path, layout: str = AUTO) -> Iterator[RawSample]:
+    """The raw samples of a file.
+
+    Args:
+        path: a data file.
+        layout: one of `FORMATS`; auto looks at the first record.
+
+    Raises:
+        DataError: with file and line when its structure cannot be read.
+    """
+    _check_ending(path)
+    try:
+        if inner_suffix(path) in YAML:
+            yield from (RawSample(f"{path}:{line}", value) for line, value in read_yaml_samples(path))
+        else:
+            yield from _records(path, CONTAINERS[inner_suffix(path)](path), layout)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise DataError("not UTF-8 text", where=str(path)) from None
+
+
+def _records(path: Path, places: Iterator[Place], wanted: str) -> Iterator[RawSample]:
+    layout: Layout | None = None if wanted == AUTO else LAYOUTS[wanted]
+    stem = path.name.partition(".")[0]
+    for number, (where, record) in enumerate(places):
+        if layout is None:
+            layout = guess_layout(record, path)
+        if not isinstance(record, dict) or not layout.keys <= record.keys():
+            yield RawSample(where, record)  # refused by the schema, with what it lacks
+            continue
+        for value in layout.convert(record, stem, number):
+            yield RawSample(where, _with_language(value, layout))
+
+
+def _with_language(value: object, layout: Layout) -> object:
+    if layout.default_language and isinstance(value, dict):
+        value["metadata"].setdefault("language", layout.default_language)
+    return value
+
+
+def _check_ending(path: Path) -> None:
+    if inner_suffix(path) not in READERS:
+        raise DataError(
+            f"unknown kind of file {path.suffix or path.name!r}",
+            where=str(path),
+            hint=f"Known: {', '.join(READERS)}, alone or followed by {' or '.join(COMPRESSIONS)}.",
+        )

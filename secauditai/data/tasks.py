@@ -1,0 +1,65 @@
+"""One function over many items: here, one after another, or as Ray Data tasks; results come in order either way."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secauditai.errors import DataError
+
+Task = Callable[[dict[str, Any]], bytes]
+"""Takes plain data and returns bytes; a module's function, so that it can be sent to another process."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Where tasks run."""
+
+    through_ray: bool = False
+    address: str | None = None
+    """The Ray cluster, when it is not this machine's."""
+
+    def map(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[bytes]:
+        """The results of all items, in order.
+
+        Raises:
+            DataError: the first one that a task raised.
+        """
+        if not self.through_ray or not items:
+            yield from map(task, items)
+            return
+        for row in self._rows(task, items):
+            if row["error"]:
+                raise DataError(**json.loads(row["error"]))
+            yield row["result"]
+
+    def _rows(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        import ray.data
+
+        from secauditai.cluster import ensure_ray
+
+        ensure_ray(self.address)
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        rows = [{"item": json.dumps(item)} for item in items]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        yield from dataset.map(_Guarded(task)).iter_rows()
+
+
+HERE = Runner()
+
+
+class _Guarded:
+    """A task whose user errors travel as data: raised inside Ray, they would arrive as Ray's."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.__name__ = task.__name__
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"result": self._task(json.loads(row["item"])), "error": ""}
+        except DataError as error:
+            told = {"message": error.message, "where": error.where, "hint": error.hint}
+            return {"result": b"", "error": json.dumps(told)}

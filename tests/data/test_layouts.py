@@ -1,0 +1,172 @@
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from secauditai.config.settings import CleaningSettings
+from secauditai.data.prepare import prepare
+from secauditai.data.readers import FORMATS, read_file
+from secauditai.data.readers.layouts import LAYOUTS, guess_layout
+from secauditai.data.schema import Sample, parse_sample
+from secauditai.errors import DataError
+
+DEVIGN = {"project": "FFmpeg", "commit_id": "973b1a6b", "target": 0, "func": "static int f(void) { return 0; }"}
+BIG_VUL = {
+    "": 7,
+    "CVE ID": "CVE-2011-3638",
+    "CWE ID": "CWE-362",
+    "commit_id": "667eff35",
+    "project": "linux",
+    "lang": "C",
+    "flaw_line_index": "2,3",
+    "func_before": "int f(int x) { return g(x); }",
+    "func_after": "int f(int x) { return x ? g(x) : 0; }",
+    "vul": 1,
+}
+PRIMEVUL = {
+    "idx": 31,
+    "project": "gpac",
+    "commit_id": "a1",
+    "cwe": ["CWE-787"],
+    "cve": "CVE-1",
+    "target": 1,
+    "func": "void f() { g(); }",
+}
+DIVERSEVUL = {
+    "func": "void f() {}",
+    "target": 1,
+    "cwe": ["CWE-20", "CWE-79"],
+    "project": "gnutls",
+    "commit_id": "b2",
+    "message": "m",
+}
+SVEN = {
+    "func_name": "run",
+    "func_src_before": "def run(c):\n    os.system(c)\n",
+    "func_src_after": "def run(c):\n    subprocess.run([c])\n",
+    "line_changes": {"deleted": [{"line_no": 2, "line": "os.system(c)"}], "added": []},
+    "commit_link": "github.com/a/b/commit/1",
+    "file_name": "a/run.py",
+    "vul_type": "cwe-078",
+}
+
+
+def samples(path: Path, layout: str = "auto") -> list[Sample]:
+    return [parse_sample(raw.value) for raw in read_file(path, layout)]
+
+
+def write_lines(path: Path, *records: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_devign(tmp_path: Path) -> None:
+    path = tmp_path / "devign.json"
+    path.write_text(json.dumps([DEVIGN, {**DEVIGN, "target": 1}]))
+    safe, vulnerable = samples(path)
+    assert (safe.id, safe.label, vulnerable.label) == ("devign_0", "safe", "vulnerability")
+    assert safe.metadata == {"project": "FFmpeg", "commit": "973b1a6b", "language": "c"}
+
+
+def test_big_vul_pairs_share_a_group(tmp_path: Path) -> None:
+    path = tmp_path / "msr.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, BIG_VUL)
+        writer.writeheader()
+        writer.writerows([BIG_VUL, {**BIG_VUL, "": 8, "vul": 0}])
+    before, after, other = samples(path)
+    assert [before.id, after.id, other.id] == ["msr_7_before", "msr_7_after", "msr_8"]
+    assert [before.label, after.label, other.label] == ["vulnerability", "safe", "safe"]
+    assert before.group == after.group == "msr_7"
+    assert other.group == ""
+    assert before.category == "cwe-362"
+    assert after.category == "none"
+    assert before.metadata["flaw_lines"] == "2,3"
+    assert "flaw_lines" not in after.metadata
+    assert before.metadata["cve"] == "CVE-2011-3638"
+
+
+def test_primevul_and_its_paired_file(tmp_path: Path) -> None:
+    (single,) = samples(write_lines(tmp_path / "primevul_train.jsonl", PRIMEVUL))
+    assert (single.id, single.category, single.group) == ("primevul_train_31", "cwe-787", "")
+    fixed = {**PRIMEVUL, "idx": 32, "target": 0}
+    records = [PRIMEVUL, fixed, {**PRIMEVUL, "idx": 40}, {**fixed, "idx": 41}]
+    paired = samples(write_lines(tmp_path / "primevul_train_paired.jsonl", *records))
+    assert [sample.group[-1] for sample in paired] == ["0", "0", "1", "1"]
+    assert [sample.label for sample in paired] == ["vulnerability", "safe"] * 2
+
+
+def test_diversevul(tmp_path: Path) -> None:
+    (sample,) = samples(write_lines(tmp_path / "diversevul.json", DIVERSEVUL))
+    assert (sample.label, sample.metadata["cwe"], sample.category) == ("vulnerability", "CWE-20", "cwe-20")
+
+
+def test_sven(tmp_path: Path) -> None:
+    before, after = samples(write_lines(tmp_path / "cwe-078.jsonl", SVEN))
+    assert before.metadata["flaw_lines"] == [2]
+    assert before.language == after.language == "python"
+    assert before.group == after.group
+    assert (before.category, after.category) == ("cwe-78", "none")
+
+
+@pytest.mark.parametrize("record", [DEVIGN, BIG_VUL, PRIMEVUL, DIVERSEVUL, SVEN])
+def test_every_container_carries_every_layout(tmp_path: Path, record: dict[str, Any]) -> None:
+    flat = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in record.items()}
+    write_lines(tmp_path / "d.jsonl", flat)
+    (tmp_path / "d.json").write_text(json.dumps([flat]))
+    pq.write_table(pa.Table.from_pylist([flat]), tmp_path / "d.parquet")
+    found = [samples(tmp_path / f"d.{ending}") for ending in ("jsonl", "json", "parquet")]
+    assert found[0] == found[1] == found[2]
+    assert found[0]
+
+
+def test_the_layout_can_be_named_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", {"text": "int x;", "y": 1})
+    with pytest.raises(DataError, match="no known dataset; their fields are 'text', 'y'"):
+        list(read_file(path))
+    assert samples(write_lines(tmp_path / "y.jsonl", PRIMEVUL), "devign")[0].label == "vulnerability"
+    assert set(FORMATS) == {"auto", *LAYOUTS}
+    assert set(FORMATS) == set(CleaningSettings.model_fields["data_format"].annotation.__args__)  # type: ignore[union-attr]
+    assert guess_layout({"code": "x", "label": "safe"}, path).name == "guide"
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_compressed_files(tmp_path: Path, ending: str) -> None:
+    plain = write_lines(tmp_path / "d.jsonl", DEVIGN, {**DEVIGN, "target": 1})
+    packed = tmp_path / f"d.jsonl.{ending}"
+    with pa.output_stream(str(packed), compression={"gz": "gzip", "zst": "zstd"}[ending]) as out:
+        out.write(plain.read_bytes())
+    assert samples(packed) == samples(plain)
+    yaml_file = tmp_path / f"s.yaml.{ending}"
+    with pa.output_stream(str(yaml_file), compression={"gz": "gzip", "zst": "zstd"}[ending]) as out:
+        out.write(b"samples:\n  - id: a\n    code: x = 1\n    label: safe\n")
+    assert [sample.id for sample in samples(yaml_file)] == ["a"]
+    packed.write_bytes(packed.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"d\.jsonl"):
+        samples(packed)
+
+
+def test_a_compression_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(100):
+            file.write(b" " * (1 << 20))
+    with pytest.raises(DataError, match="unpacks to more than"):
+        list(read_file(path))
+
+
+def test_a_record_that_lacks_its_fields_is_refused_by_itself(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "d.jsonl",
+        DEVIGN,
+        {**DEVIGN, "func": None},
+        {"other": 1},
+        {**DEVIGN, "target": "maybe", "func": "int g;"},
+    )
+    done = prepare(str(tmp_path / "d.jsonl"), tmp_path / "out", CleaningSettings(max_rejected=1.0))
+    assert (done.read, done.kept, done.rejected) == (4, 1, 3)
