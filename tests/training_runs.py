@@ -9,7 +9,7 @@ from conftest import make_samples
 from secauditai.config.files import resolve_config
 from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
-from secauditai.data.split import DEFAULT_RATIOS, split_dataset
+from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.runs import Run, read_metrics
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.preparation import plan_training, prepare_run
@@ -30,7 +30,7 @@ def write_dataset(directory: Path, pairs: int = 30) -> Path:
     """A prepared and split dataset."""
     (directory / "samples.yaml").write_text(yaml.safe_dump({"samples": make_samples(pairs)}))
     prepare(str(directory / "samples.yaml"), directory / "data")
-    split_dataset(open_dataset(directory / "data"), DEFAULT_RATIOS, seed=1)
+    split_dataset(open_dataset(directory / "data"), SplitPlan(seed=1))
     return directory / "data"
 
 

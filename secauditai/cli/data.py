@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,9 @@ from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.config.settings import CleaningSettings
 from secauditai.errors import DataError
+
+if TYPE_CHECKING:
+    from secauditai.data.split import Split
 
 SHOWN_FINDINGS = 20
 dataset_option = click.option(
@@ -124,6 +128,15 @@ def validate(ctx: click.Context, /, dataset: str, address: str | None, as_json: 
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share to evaluate on.")
 @click.option("--seed", type=int, default=leaves()["seed"].default, show_default=True, help="Seed of the split.")
+@click.option("--by-time", metavar="FIELD", help="Oldest to train, newest to test, by this metadata field.")
+@click.option("--by-project", is_flag=True, help="Keep all samples of a `project` in one split.")
+@click.option("--predefined", is_flag=True, help="Take each sample's `split` from its metadata.")
+@click.option("--folds", type=click.IntRange(2, 100), help="Write this many folds instead of train, val and test.")
+@click.option(
+    "--extend",
+    type=click.Path(path_type=Path),
+    help="Keep the splits of this older dataset; new clusters go by hash, bridges between old splits are refused.",
+)
 @setting_options("ray_data_min_mb")
 @address_option
 @json_option
@@ -136,19 +149,23 @@ def split(
     val: float,
     test: float,
     seed: int,
+    extend: Path | None,
     address: str | None,
     as_json: bool,
+    **ways: Any,
 ) -> None:
     """Split a prepared dataset so that no cluster is in two splits; splits that are there are replaced.
 
     A cluster is a group, or samples whose code is nearly the same.
 
     \b
-    Example:
+    Examples:
       secauditai train split --dataset training_data --train 0.8 --val 0.1 --test 0.1
+      secauditai train split --dataset training_data --by-time commit_date
+      secauditai train split --dataset grown_data --extend training_data
     """
     from secauditai.data.dataset import is_dataset, open_dataset
-    from secauditai.data.split import check_ratios, split_dataset
+    from secauditai.data.split import SplitPlan, check_ratios, split_dataset
     from secauditai.data.tasks import Runner
 
     out = Output(as_json=as_json)
@@ -159,18 +176,26 @@ def split(
         hint = f"`secauditai train prepare --dataset {dataset} --output training_data` makes one."
         raise DataError(f"{dataset} is not a prepared dataset", hint=hint)
     opened = open_dataset(root)
+    plan = SplitPlan(ratios, seed, extend=open_dataset(extend) if extend else None, **ways)
     if opened.splits():
         out.say(f"Replacing the splits of {root}")
     minimum = resolve_config(given_settings(ctx)).input.ray_data_min_mb
-    runner = Runner(opened.megabytes >= minimum, address)
-    result = split_dataset(opened, ratios, seed=seed, runner=runner)
+    result = split_dataset(opened, plan, Runner(opened.megabytes >= minimum, address))
+    _show_split(out, result)
+    out.next_step(f"secauditai train finetune --model transformer --data {dataset}")
+    counts = {**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters}
+    out.document({**counts, "bridges": result.bridges, "drift": result.drift})
+
+
+def _show_split(out: Output, result: "Split") -> None:
     for warning in result.warnings:
         out.warn(warning)
-    total = sum(result.counts.values())
+    total = max(1, sum(result.counts.values()))
     for name, count in result.counts.items():
         labels = Counter(result.dataset.table(name).column("label").to_pylist())
         shown = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
-        out.say(f"  {name}: {count} samples ({count / total:.1%}; {shown})")
+        moved = f"; {result.drift[name]:+.1%} from its ratio" if name in result.drift else ""
+        out.say(f"  {name}: {count} samples ({count / total:.1%}; {shown}{moved})")
+    if result.bridges:
+        out.warn(f"{result.bridges} samples would join two splits; see {result.dataset.layout.rejected}")
     out.say(f"{result.straddling_clusters} clusters are in more than one split, recomputed from the written files")
-    out.next_step(f"secauditai train finetune --model transformer --data {dataset}")
-    out.document({**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters})

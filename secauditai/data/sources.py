@@ -10,11 +10,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from secauditai.config.settings import CleaningSettings
-from secauditai.data.dataset import SPLITS, Dataset, is_dataset, one_split, open_dataset
+from secauditai.data.dataset import Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.parse import BUILT_IN
 from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import READERS, list_files
-from secauditai.data.split import DEFAULT_RATIOS, split_dataset
+from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.files import describe_file
@@ -51,7 +51,7 @@ def open_data(
     """
     settings = settings or CleaningSettings()
     path = _existing(spec)
-    if path is not None and path.parent != path and path.name in SPLITS and is_dataset(path.parent):
+    if path is not None and path.parent != path and path.name != "samples" and is_dataset(path.parent):
         return one_split(open_dataset(path.parent, name=spec), path.name)
     if path is not None and is_dataset(path):
         dataset = open_dataset(path, name=spec, origin=f"prepared dataset {path}")
@@ -70,7 +70,7 @@ def open_data(
                 progress=progress,
             )
             if split:
-                split_dataset(prepared.dataset, DEFAULT_RATIOS, seed=seed, runner=Runner(prepared.through_ray, address))
+                split_dataset(prepared.dataset, SplitPlan(seed=seed), Runner(prepared.through_ray, address))
     origin = f"built-in {BUILT_IN}" if uses_built_in(meant) else f"raw data {meant}"
     return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
 
@@ -93,7 +93,7 @@ def _split_in_cache(dataset: Dataset, cache: Path, seed: int) -> Dataset:
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
         if not is_dataset(root) or not open_dataset(root).splits():
-            split_dataset(copy_dataset(dataset, root), DEFAULT_RATIOS, seed=seed)
+            split_dataset(copy_dataset(dataset, root), SplitPlan(seed=seed))
     opened = open_dataset(root, name=dataset.name)
     return replace(opened, origin=f"{dataset.origin}, split 0.8/0.1/0.1 by seed {seed} in {root}")
 

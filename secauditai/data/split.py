@@ -1,15 +1,11 @@
-"""`split`: train, val and test by cluster, stratified by label and category, the same for the same seed.
+"""`split`: writes the splits of a dataset by cluster, and proves from the written files that none is in two of them."""
 
-Which split a cluster goes to follows from the seed and the clusters themselves, not from the order of the input.
-"""
-
-import contextlib
 import hashlib
 import json
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from secauditai.data.assign import (
+    Member,
+    assign_by_project,
+    assign_by_time,
+    assign_folds,
+    assign_predefined,
+    assign_stratified,
+    drift,
+    extend_assignment,
+)
+from secauditai.data.clean import Rejection
 from secauditai.data.clusters import recompute_clusters
 from secauditai.data.dataset import (
     SPLITS,
     Dataset,
     DatasetLayout,
+    content_hash,
     open_dataset,
     part_file,
     read_parts,
@@ -31,6 +39,7 @@ from secauditai.data.dataset import (
 )
 from secauditai.data.parse import open_part, write_part
 from secauditai.data.prepare import staging_beside
+from secauditai.data.schema import row_digest
 from secauditai.data.tasks import HERE, Runner
 from secauditai.errors import ConfigError, DataError
 
@@ -47,6 +56,10 @@ class Split:
     straddling_clusters: int
     """Clusters found in two splits, recomputed from the written files; never anything but 0."""
     warnings: list[str]
+    bridges: int = 0
+    """New samples left out because they would join two older splits."""
+    drift: dict[str, float] = field(default_factory=dict)
+    """How far each split's share is from its ratio, after an older split was carried over."""
 
 
 def check_ratios(ratios: Mapping[str, float]) -> None:
@@ -65,53 +78,145 @@ def check_ratios(ratios: Mapping[str, float]) -> None:
         raise ConfigError("--train must be above 0")
 
 
-def split_dataset(dataset: Dataset, ratios: Mapping[str, float], *, seed: int, runner: Runner = HERE) -> Split:
+@dataclass(frozen=True)
+class SplitPlan:
+    """How a dataset is to be split; at most one of the ways is chosen, none means at random but stratified."""
+
+    ratios: Mapping[str, float] = field(default_factory=lambda: DEFAULT_RATIOS)
+    seed: int = 13
+    by_time: str | None = None
+    """Metadata key of the time of a sample."""
+    by_project: bool = False
+    predefined: bool = False
+    folds: int | None = None
+    extend: Dataset | None = None
+    """An older dataset whose splits are carried over."""
+
+    def __post_init__(self) -> None:
+        """Refuse ratios that do not add up, and two ways at once."""
+        check_ratios(self.ratios)
+        ways: dict[str, object] = {
+            "--by-time": self.by_time,
+            "--by-project": self.by_project,
+            "--predefined": self.predefined,
+        }
+        ways |= {"--folds": self.folds, "--extend": self.extend}
+        chosen = [flag for flag, value in ways.items() if value]
+        if len(chosen) > 1:
+            raise ConfigError(f"{' and '.join(chosen)} cannot be combined")
+        if self.extend is not None and not self.extend.splits():
+            raise DataError("it has no splits to carry over", where=str(self.extend.root))
+        if self.extend is not None and set(self.extend.splits()) - set(SPLITS):
+            raise DataError("its splits are folds, which cannot be extended", where=str(self.extend.root))
+
+    @property
+    def names(self) -> list[str]:
+        """The splits to write."""
+        if self.folds is not None:
+            return [f"fold_{number}" for number in range(self.folds)]
+        return [name for name in SPLITS if self.predefined or self.ratios.get(name, 0) > 0]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says about it."""
+        way: dict[str, Any] = {"by_time": self.by_time, "by_project": self.by_project, "predefined": self.predefined}
+        way |= {"folds": self.folds, "extends": self.extend.manifest["splits"]["hash"] if self.extend else None}
+        return {"ratios": dict(self.ratios), "seed": self.seed, **{key: value for key, value in way.items() if value}}
+
+
+def split_dataset(dataset: Dataset, plan: SplitPlan, runner: Runner = HERE) -> Split:
     """Write the splits of a prepared dataset into it; splits that are there are replaced.
 
-    Args:
-        dataset: a prepared dataset.
-        ratios: share of samples per split.
-        seed: of the assignment.
-        runner: where the writing is done.
-
     Raises:
-        ConfigError: for ratios that do not add up.
-        DataError: when there are too few clusters to split, or a cluster were found in two splits.
+        DataError: when there are too few clusters, metadata that the plan needs is missing, or (a bug) a cluster is
+            found in two of the written splits.
     """
-    check_ratios(ratios)
-    keys = read_parts(dataset.layout.samples, ["id", "label", "category", "cluster"])
-    clusters = keys.column("cluster").to_pylist()
-    chosen, warnings = assign_clusters(keys, clusters, ratios, seed=seed)
-    names = [name for name in SPLITS if ratios.get(name, 0) > 0]
-    with staging_beside(dataset.root) as staging, _replacing_splits(dataset) as layout:
+    members = _members(dataset)
+    split_of, bridges, warnings = _assign(members, plan)
+    with staging_beside(dataset.root) as staging, replacing(dataset.root) as layout:
+        shutil.copyfile(dataset.layout.rejected, layout.rejected)
         assignment = staging / "assignment.arrow"
-        write_part(pa.table({"split": pa.array([chosen[cluster] for cluster in clusters], pa.string())}), assignment)
-        counts = _write_splits(layout, names, assignment, runner)
-        straddling = count_straddling(layout, names, dataset.similarity)
+        write_part(pa.table({"split": pa.array([split_of.get(m.id, "") for m in members], pa.string())}), assignment)
+        counts = _write_splits(dataset, layout, plan.names, assignment, runner)
+        straddling = count_straddling(layout, plan.names, dataset.similarity)
         if straddling:
-            raise DataError(f"{straddling} clusters are in more than one split; this is a bug", where=str(dataset.root))
-        splits = {"counts": counts, "ratios": dict(ratios), "seed": seed, "hash": splits_hash(layout, names)}
+            raise _straddling_error(dataset, plan, straddling)
         manifest = {key: value for key, value in dataset.manifest.items() if key not in ("files", "schema_version")}
+        if bridges:
+            manifest |= _reject_bridges(bridges, manifest, layout)
+        splits = {"counts": counts, **plan.describe(), "hash": splits_hash(layout, plan.names)}
         write_manifest(layout, {**manifest, "splits": splits})
     opened = open_dataset(dataset.root, name=dataset.name, origin=dataset.origin)
-    return Split(opened, counts, straddling, warnings + _empty_label_warnings(opened, names))
+    moved = drift(counts, plan.ratios) if plan.extend is not None else {}
+    return Split(opened, counts, straddling, warnings + _empty_label_warnings(opened, plan.names), len(bridges), moved)
 
 
-@contextlib.contextmanager
-def _replacing_splits(dataset: Dataset) -> Iterator[DatasetLayout]:
-    """A copy of the dataset without splits, to be filled; it takes the dataset's place when all went well."""
-    with replacing(dataset.root) as layout:
-        shutil.copytree(dataset.layout.samples, layout.samples)
-        shutil.copyfile(dataset.layout.rejected, layout.rejected)
-        yield layout
+def _members(dataset: Dataset) -> list[Member]:
+    columns = ["id", "cluster", "label", "category", "metadata"]
+    found = read_parts(dataset.layout.samples, columns).to_pydict()
+    rows = zip(*(found[name] for name in columns), strict=True)
+    return [Member(name, cluster, f"{label}/{category}", more) for name, cluster, label, category, more in rows]
 
 
-def _write_splits(layout: DatasetLayout, names: list[str], assignment: Path, runner: Runner) -> dict[str, int]:
-    """Deal out every part of the samples to the splits; samples per split."""
+def _assign(members: list[Member], plan: SplitPlan) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """The split of each sample, the bridges left out with the reason, and warnings."""
+    if plan.extend is not None:
+        old = {
+            sample: name
+            for name in plan.extend.splits()
+            for sample in read_parts(plan.extend.layout.split(name), ["id"]).column("id").to_pylist()
+        }
+        known = sum(member.id in old for member in members)
+        extension = extend_assignment(members, old, plan.ratios, plan.seed)
+        gone = len(old) - known
+        told = [f"{gone} samples of {plan.extend.root} are not in this dataset"] if gone else []
+        return extension.split_of, extension.bridges, told
+    if plan.by_time:
+        found = assign_by_time(members, plan.ratios, plan.by_time)
+    elif plan.by_project:
+        found = assign_by_project(members, plan.ratios, plan.seed)
+    elif plan.predefined:
+        found = assign_predefined(members)
+    elif plan.folds:
+        found = assign_folds(members, plan.folds, plan.seed)
+    else:
+        found = assign_stratified(members, plan.ratios, plan.seed)
+    return {member.id: found.chosen[member.cluster] for member in members}, {}, found.warnings
+
+
+def _straddling_error(dataset: Dataset, plan: SplitPlan, straddling: int) -> DataError:
+    told = f"{straddling} clusters are in more than one split"
+    if plan.extend is None:
+        return DataError(f"{told}; this is a bug", where=str(dataset.root))
+    hint = "Prepare both with the same --similarity and groups, or split this one anew."
+    return DataError(f"{told} of {plan.extend.root}, as this dataset clusters them", where=str(dataset.root), hint=hint)
+
+
+def _reject_bridges(bridges: Mapping[str, str], manifest: Mapping[str, Any], layout: DatasetLayout) -> dict[str, Any]:
+    """List samples that would bridge two splits among the rejected ones; what changes in the manifest."""
+    with layout.rejected.open("a", encoding="utf-8") as lines:
+        for sample, message in bridges.items():
+            told = Rejection(f"{layout.samples.name}:{sample}", sample, "bridge", message)
+            lines.write(json.dumps(asdict(told), ensure_ascii=False) + "\n")
+    rows = read_parts(layout.samples)
+    digests = (row_digest(row) for row in rows.to_pylist())
+    return {
+        "content_hash": content_hash(digests, rows.column("group").to_pylist()),
+        "kept": rows.num_rows,
+        "rejected": manifest["rejected"] + len(bridges),
+        "rejected_reasons": {**manifest["rejected_reasons"], "bridge": len(bridges)},
+    }
+
+
+def _write_splits(
+    dataset: Dataset, layout: DatasetLayout, names: list[str], assignment: Path, runner: Runner
+) -> dict[str, int]:
+    """Deal out every part of the samples to the splits, and copy it; samples per split."""
     items, start = [], 0
-    for number, part in enumerate(sorted(layout.samples.iterdir())):
+    for number, part in enumerate(sorted(dataset.layout.samples.iterdir())):
         targets = {name: str(part_file(layout.split(name), number)) for name in names}
-        items.append({"part": str(part), "assignment": str(assignment), "start": start, "targets": targets})
+        kept = str(part_file(layout.samples, number))
+        item = {"part": str(part), "assignment": str(assignment), "start": start, "targets": targets, "kept": kept}
+        items.append(item)
         start += pq.read_metadata(part).num_rows
     counts = dict.fromkeys(names, 0)
     for result in runner.map(deal_task, items):
@@ -121,9 +226,10 @@ def _write_splits(layout: DatasetLayout, names: list[str], assignment: Path, run
 
 
 def deal_task(item: dict[str, Any]) -> bytes:
-    """Write the samples of one part into the splits they are assigned to; how many went where, as JSON."""
+    """Write the samples of one part that have a split, all together and by split; counts as JSON."""
     table = pq.read_table(item["part"])
     assigned = open_part(item["assignment"]).column("split").slice(item["start"], table.num_rows)
+    write_table(table.filter(pc.not_equal(assigned, "")), Path(item["kept"]))
     counts = {}
     for name, target in item["targets"].items():
         part = table.filter(pc.equal(assigned, name))
@@ -131,67 +237,6 @@ def deal_task(item: dict[str, Any]) -> bytes:
         if part.num_rows:
             write_table(part, Path(target))
     return json.dumps(counts).encode()
-
-
-def assign_clusters(
-    table: pa.Table, clusters: list[str], ratios: Mapping[str, float], *, seed: int
-) -> tuple[dict[str, str], list[str]]:
-    """Choose the split of each cluster, largest first, by which split lacks its labels and categories most.
-
-    Returns:
-        Cluster to split, and warnings for clusters larger than any split but train can take.
-    """
-    strata = [f"{a}/{b}" for a, b in zip(table["label"].to_pylist(), table["category"].to_pylist(), strict=True)]
-    members: dict[str, Counter[str]] = defaultdict(Counter)
-    for cluster, stratum in zip(clusters, strata, strict=True):
-        members[cluster][stratum] += 1
-    wanted = [name for name in SPLITS if ratios.get(name, 0) > 0]
-    if len(members) < len(wanted):
-        raise DataError(
-            f"{len(members)} clusters cannot be split into {', '.join(wanted)}",
-            hint="A cluster is a group, some near duplicates, or a sample that stands alone; add samples.",
-        )
-    totals = Counter(strata)
-    filled: dict[str, Counter[str]] = {name: Counter() for name in wanted}
-    chosen: dict[str, str] = {}
-    warnings = []
-    for cluster in sorted(members, key=lambda name: (-members[name].total(), _rank(name, seed))):
-        size = members[cluster].total()
-        room = [name for name in wanted if name == "train" or size <= ratios[name] * len(strata)]
-        if room == ["train"] and len(wanted) > 1 and size > 1:
-            warnings.append(
-                f"cluster {cluster} ({size} samples) is larger than any other split's share: it goes to train"
-            )
-        best = max(
-            room or ["train"],
-            key=lambda name: (_need(members[cluster], filled[name], totals, ratios[name]), ratios[name]),
-        )
-        chosen[cluster] = best
-        filled[best] += members[cluster]
-    _fill_empty(chosen, wanted, seed)
-    return chosen, warnings
-
-
-def _need(cluster: Counter[str], filled: Counter[str], totals: Counter[str], ratio: float) -> float:
-    """How much of a cluster's strata a split still lacks: 1 when empty, 0 when full, below 0 beyond."""
-    size = cluster.total()
-    lacks = sum(count * (1 - filled[stratum] / (ratio * totals[stratum])) for stratum, count in cluster.items()) / size
-    overall = 1 - filled.total() / (ratio * totals.total())
-    return round(lacks + overall, 9)
-
-
-def _fill_empty(chosen: dict[str, str], wanted: list[str], seed: int) -> None:
-    """Give a split that got nothing one cluster of the split with the most."""
-    for name in wanted:
-        if name in chosen.values():
-            continue
-        donor = Counter(chosen.values()).most_common(1)[0][0]
-        candidates = [cluster for cluster, split in chosen.items() if split == donor]
-        chosen[min(candidates, key=lambda cluster: _rank(cluster, seed))] = name
-
-
-def _rank(cluster: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {cluster}".encode()).hexdigest()
 
 
 def count_straddling(layout: DatasetLayout, names: list[str], similarity: float | None) -> int:
