@@ -48,9 +48,19 @@ class InputSettings(Section):
 class CleaningSettings(Section):
     """How raw data becomes a clean dataset."""
 
-    data_format: Literal["auto", "guide", "devign", "diversevul", "primevul", "primevul-paired", "big-vul", "sven"] = (
-        Field("auto", description="Layout of the records of JSON, CSV and Parquet files; auto looks at the first one.")
-    )
+    data_format: Literal[
+        "auto",
+        "guide",
+        "devign",
+        "diversevul",
+        "primevul",
+        "primevul-paired",
+        "big-vul",
+        "sven",
+        "juliet",
+        "sard",
+        "owasp-benchmark",
+    ] = Field("auto", description="Layout of the records of JSON, CSV and Parquet files; auto looks at the first one.")
     conflicts: Literal["drop", "keep", "majority"] = Field(
         "drop", description="What becomes of the same code with both labels outside a group."
     )

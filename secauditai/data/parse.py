@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.near import TokenSets, near_columns
-from secauditai.data.readers import RawSample, read_file
+from secauditai.data.readers import RawSample, Source, read_file
+from secauditai.data.readers.cases import Case
 from secauditai.data.readers.streams import inner_suffix, is_compressed
+from secauditai.data.readers.trees import TREES
 from secauditai.data.readers.yaml_cuts import Piece, cut_yaml
 from secauditai.data.readers.yaml_events import NotCut, read_yaml_piece
 from secauditai.data.refine import refine
@@ -27,6 +29,7 @@ PART_CHARS = 1 << 24
 """Characters of code after which a part is written."""
 PIECE_BYTES = 1 << 24
 """Size of the pieces of a YAML file; a file of less than two is not cut."""
+CASES_PER_CHUNK = 500
 KEY_SCHEMA = pa.schema(
     [
         pa.field("part", pa.dictionary(pa.int32(), pa.string())),
@@ -55,12 +58,14 @@ class Chunk:
     """The path as the user wrote it."""
     layout: str = "auto"
     piece: Piece | None = None
+    cases: tuple[Case, ...] = ()
+    """Test cases, when `path` is a directory of sources of the kind `layout`."""
 
 
 def parse_all(
-    files: list[Path], staging: Path, settings: CleaningSettings, runner: Runner, progress: Progress
+    source: Source, staging: Path, settings: CleaningSettings, runner: Runner, progress: Progress
 ) -> pa.Table:
-    """Parse files, or the built-in dataset when there are none, into parts below `staging`.
+    """Parse a source into parts below `staging`.
 
     Returns:
         The keys (`KEY_SCHEMA`) of all samples, in input order, however the work was cut.
@@ -68,11 +73,7 @@ def parse_all(
     Raises:
         DataError: when the structure of a file cannot be read.
     """
-    chunks = (
-        [chunk for path in files for chunk in plan_chunks(path, settings.data_format)]
-        if files
-        else [Chunk("", BUILT_IN)]
-    )
+    chunks = plan_source(source, settings.data_format)
     tables = dict(zip(chunks, _parse(chunks, staging, settings, runner, progress), strict=True))
     refused = {chunk.path: chunk.shown for chunk, table in tables.items() if table is None}
     whole = [Chunk(path, shown, settings.data_format) for path, shown in refused.items()]
@@ -83,6 +84,17 @@ def parse_all(
         if found is not None:
             keys.append(found)
     return pa.concat_tables(keys).unify_dictionaries().combine_chunks()
+
+
+def plan_source(source: Source, layout: str) -> list[Chunk]:
+    """Cut a source into what single tasks parse."""
+    if source.tree:
+        root, cases = str(Path(source.spec).absolute()), source.cases
+        starts = range(0, len(cases), CASES_PER_CHUNK)
+        return [Chunk(root, source.spec, source.tree, None, cases[n : n + CASES_PER_CHUNK]) for n in starts]
+    if source.files:
+        return [chunk for path in source.files for chunk in plan_chunks(path, layout)]
+    return [Chunk("", BUILT_IN)]
 
 
 def plan_chunks(path: Path, layout: str, piece_bytes: int = PIECE_BYTES) -> list[Chunk]:
@@ -112,8 +124,12 @@ def _parse(
 
 def parse_task(item: dict[str, Any]) -> bytes:
     """Parse a chunk into parts; the keys as an Arrow stream, empty for a piece that cannot stand alone."""
-    piece = item["chunk"].pop("piece")
-    chunk = Chunk(**item["chunk"], piece=Piece(**piece) if piece else None)
+    fields = item["chunk"]
+    piece, cases = (
+        fields.pop("piece"),
+        tuple(Case(**{**case, "files": tuple(case["files"])}) for case in fields.pop("cases")),
+    )
+    chunk = Chunk(**fields, piece=Piece(**piece) if piece else None, cases=cases)
     settings = CleaningSettings(**item["settings"])
     writer = _PartWriter(item["stem"], near=settings.near_duplicates)
     try:
@@ -138,6 +154,8 @@ def _raw_samples(chunk: Chunk) -> Iterable[RawSample]:
         return (RawSample(f"{BUILT_IN}:{sample.id}", sample) for sample in generate_corpus())
     if chunk.piece is not None:
         return (RawSample(f"{path}:{line}", value) for line, value in read_yaml_piece(path, chunk.piece))
+    if chunk.cases:
+        return (raw for case in chunk.cases for raw in TREES[chunk.layout].read_case(path, case))
     return read_file(path, chunk.layout)
 
 

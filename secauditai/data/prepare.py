@@ -36,10 +36,9 @@ from secauditai.data.dataset import (
 )
 from secauditai.data.near import NearSource
 from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
-from secauditai.data.readers import list_files
+from secauditai.data.readers import Source, find_source
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
-from secauditai.files import describe_file
 from secauditai.progress import Progress, silent
 
 OUTPUT_CHARACTERS = 1 << 25
@@ -56,24 +55,6 @@ class Prepared:
     rejected: int
     duplicates: int
     through_ray: bool
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a user means by some raw data."""
-
-    spec: str
-    files: list[Path]
-    """Empty for the built-in dataset."""
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the files in MiB."""
-        return sum(path.stat().st_size for path in self.files) / 2**20
-
-    def describe(self) -> dict[str, Any]:
-        """What the manifest says about it."""
-        return {"spec": self.spec, "files": [{"path": str(path), **describe_file(path)} for path in self.files]}
 
 
 def prepare(
@@ -102,7 +83,7 @@ def prepare(
     """
     settings = settings or CleaningSettings()
     _check_output(output, overwrite)
-    source = open_source(spec)
+    source = open_source(spec, settings.data_format)
     runner = Runner(source.megabytes >= ray_data_min_mb, address)
     with staging_beside(output) as staging:
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
@@ -117,13 +98,13 @@ def prepare(
     return Prepared(open_dataset(output), cleaned.read, kept, rejected, merged, runner.through_ray)
 
 
-def open_source(spec: str) -> Source:
-    """Find the files that some words mean.
+def open_source(spec: str, layout: str) -> Source:
+    """Find the files that some words mean, with what `--format` says of them.
 
     Raises:
         DataError: when there are none.
     """
-    return Source(spec, [] if uses_built_in(spec) else list_files(spec))
+    return Source(spec, []) if uses_built_in(spec) else find_source(spec, layout)
 
 
 def uses_built_in(spec: str) -> bool:
@@ -144,7 +125,7 @@ def parse_and_clean(
     source: Source, settings: CleaningSettings, staging: Path, runner: Runner, progress: Progress
 ) -> Cleaned:
     """Parse a source into parts below `staging` and decide what is kept."""
-    keys = parse_all(source.files, staging, settings, runner, progress)
+    keys = parse_all(source, staging, settings, runner, progress)
     return clean(keys, settings.conflicts)
 
 

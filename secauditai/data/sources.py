@@ -13,7 +13,7 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.dataset import Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.parse import BUILT_IN
 from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
-from secauditai.data.readers import READERS, list_files
+from secauditai.data.readers import READERS, find_source
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
@@ -106,6 +106,6 @@ def _address(spec: str, settings: CleaningSettings, seed: int | None) -> str:
 
         digest.update(f"{BUILT_IN} {CORPUS_VERSION}".encode())
     else:
-        for path in list_files(spec):
+        for path in find_source(spec, settings.data_format).files:
             digest.update(f"{path} {describe_file(path)['sha256']}\n".encode())
     return digest.hexdigest()[:24] + ("" if seed is None else f"-seed{seed}")

@@ -85,9 +85,10 @@ def validate(
     """
     if is_dataset(Path(spec)):
         return _validate_dataset(open_dataset(Path(spec)))
-    source = open_source(spec)
+    settings = settings or CleaningSettings()
+    source = open_source(spec, settings.data_format)
     runner = Runner(source.megabytes >= ray_data_min_mb, address)
-    wanted = (settings or CleaningSettings()).model_copy(update={"near_duplicates": False})
+    wanted = settings.model_copy(update={"near_duplicates": False})
     with tempfile.TemporaryDirectory(prefix="secauditai-validate.") as staging:
         cleaned = parse_and_clean(source, wanted, Path(staging), runner, progress)
     labels = Counter(cleaned.column("label").to_pylist())

@@ -12,6 +12,7 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.prepare import prepare
 from secauditai.data.readers import FORMATS, read_file
 from secauditai.data.readers.layouts import LAYOUTS, guess_layout
+from secauditai.data.readers.trees import TREES
 from secauditai.data.schema import Sample, parse_sample
 from secauditai.errors import DataError
 
@@ -130,7 +131,7 @@ def test_the_layout_can_be_named_and_an_unknown_one_is_refused(tmp_path: Path) -
     with pytest.raises(DataError, match="no known dataset; their fields are 'text', 'y'"):
         list(read_file(path))
     assert samples(write_lines(tmp_path / "y.jsonl", PRIMEVUL), "devign")[0].label == "vulnerability"
-    assert set(FORMATS) == {"auto", *LAYOUTS}
+    assert set(FORMATS) == {"auto", *LAYOUTS, *TREES}
     assert set(FORMATS) == set(CleaningSettings.model_fields["data_format"].annotation.__args__)  # type: ignore[union-attr]
     assert guess_layout({"code": "x", "label": "safe"}, path).name == "guide"
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.parse import Chunk, parse_all, plan_chunks
+from secauditai.data.readers import Source
 from secauditai.data.readers.yaml_cuts import Piece, cut_yaml
 from secauditai.data.readers.yaml_events import NotCut, read_yaml_piece, read_yaml_samples
 from secauditai.data.tasks import Runner
@@ -119,14 +120,15 @@ def test_a_file_that_cannot_be_cut_is_streamed_in_its_place(tmp_path: Path, monk
         "c.yaml": False,
     }
     monkeypatch.setattr("secauditai.data.parse.plan_chunks", lambda path, _layout: plans[path.name])
+    source = Source("files", files)
     cut = tmp_path / "cut"
     cut.mkdir()
-    keys = parse_all(files, cut, CleaningSettings(), Runner(), silent)
+    keys = parse_all(source, cut, CleaningSettings(), Runner(), silent)
     assert keys.column("id").to_pylist() == [*(f"a{n}" for n in range(9)), "a", "b", "c"]
     whole = {path.name: [Chunk(str(path), str(path))] for path in files}
     monkeypatch.setattr("secauditai.data.parse.plan_chunks", lambda path, _layout: whole[path.name])
     one = tmp_path / "one"
     one.mkdir()
-    again = parse_all(files, one, CleaningSettings(), Runner(), silent)
+    again = parse_all(source, one, CleaningSettings(), Runner(), silent)
     columns = [name for name in keys.column_names if name not in ("part", "row")]
     assert keys.select(columns) == again.select(columns)

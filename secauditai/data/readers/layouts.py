@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from secauditai.data.readers.cases import ENDINGS
 from secauditai.data.schema import FIELDS
 from secauditai.errors import DataError
 
@@ -28,11 +29,6 @@ KEPT_KEYS = {
 }
 """Metadata key to the names it goes by, the first present one counts."""
 LABELS = {"1": "vulnerability", "0": "safe", "true": "vulnerability", "false": "safe"}
-ENDINGS = {
-    **{".c": "c", ".h": "c", ".cc": "c++", ".cpp": "c++", ".hpp": "c++", ".java": "java", ".py": "python"},
-    **{".js": "javascript", ".php": "php", ".go": "go", ".rb": "ruby", ".rs": "rust", ".cs": "c#"},
-}
-"""File ending to language."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,22 @@
 """Which files a user means, and which reader each of them takes."""
 
 import glob
+import hashlib
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from secauditai.data.readers.cases import Case
 from secauditai.data.readers.containers import Place, read_csv, read_json, read_json_lines, read_parquet
 from secauditai.data.readers.layouts import LAYOUTS, Layout, guess_layout
 from secauditai.data.readers.raw import RawSample
 from secauditai.data.readers.streams import COMPRESSIONS, inner_suffix
+from secauditai.data.readers.trees import TREES, find_tree
 from secauditai.data.readers.yaml_events import read_yaml_samples
 from secauditai.errors import DataError
+from secauditai.files import describe_file
 
 CONTAINERS: dict[str, Callable[[Path], Iterator[Place]]] = {
     ".json": read_json,
@@ -21,8 +28,48 @@ YAML = (".yaml", ".yml")
 READERS = (*YAML, *CONTAINERS)
 """Endings of data files; each may be followed by that of a compression."""
 AUTO = "auto"
-FORMATS = (AUTO, *LAYOUTS)
-"""What `--format` takes: the layout of records; the ending of a file says how they are stored."""
+FORMATS = (AUTO, *LAYOUTS, *TREES)
+"""What `--format` takes: the layout of records, however their file stores them, or of a directory of sources."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a user means by some raw data."""
+
+    spec: str
+    files: list[Path]
+    """Everything that the samples come from; empty for the built-in dataset."""
+    tree: str = ""
+    """A name of `TREES` when it is a directory of sources."""
+    cases: tuple[Case, ...] = ()
+    """Its test cases."""
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the files in MiB."""
+        return sum(path.stat().st_size for path in self.files) / 2**20
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says about it."""
+        files = [{"path": str(path), **describe_file(path)} for path in self.files]
+        if not self.tree:
+            return {"spec": self.spec, "files": files}
+        digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        return {"spec": self.spec, "format": self.tree, "files": len(files), "sha256": digest}
+
+
+def find_source(spec: str, layout: str = AUTO) -> Source:
+    """The directory of sources, or the data files, that a path, directory or glob names.
+
+    Raises:
+        DataError: when there are none.
+    """
+    root = Path(spec)
+    found = find_tree(root, layout) if root.is_dir() else None
+    if found is None:
+        return Source(spec, list_files(spec))
+    tree, cases = found
+    return Source(spec, tree.files(root, cases), tree.name, tuple(cases))
 
 
 def list_files(spec: str) -> list[Path]:
@@ -58,6 +105,8 @@ def read_file(path: Path, layout: str = AUTO) -> Iterator[RawSample]:
         DataError: with file and line when its structure cannot be read.
     """
     _check_ending(path)
+    if layout in TREES:
+        raise DataError(f"--format {layout} needs a directory of sources", where=str(path))
     try:
         if inner_suffix(path) in YAML:
             yield from (RawSample(f"{path}:{line}", value) for line, value in read_yaml_samples(path))
@@ -70,7 +119,7 @@ def read_file(path: Path, layout: str = AUTO) -> Iterator[RawSample]:
 
 
 def _records(path: Path, places: Iterator[Place], wanted: str) -> Iterator[RawSample]:
-    layout: Layout | None = None if wanted == AUTO else LAYOUTS[wanted]
+    layout: Layout | None = LAYOUTS.get(wanted)
     stem = path.name.partition(".")[0]
     for number, (where, record) in enumerate(places):
         if layout is None:

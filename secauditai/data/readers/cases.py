@@ -1,0 +1,54 @@
+"""Test cases of a directory of sources, and what reading them has in common."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ENDINGS = {
+    **{".c": "c", ".h": "c", ".cc": "c++", ".cpp": "c++", ".hpp": "c++", ".java": "java", ".py": "python"},
+    **{".js": "javascript", ".php": "php", ".go": "go", ".rb": "ruby", ".rs": "rust", ".cs": "c#"},
+}
+"""File ending to language."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Some files that make up one test case."""
+
+    name: str
+    files: tuple[str, ...]
+    """Relative to the root."""
+    facts: str = "{}"
+    """JSON: what the manifest says about it."""
+
+    def fact(self, key: str) -> Any:
+        """One of the facts; None when it is not known."""
+        return json.loads(self.facts).get(key)
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Files below a directory in sorted order; hidden ones are left out, and links do not lead out of it."""
+    real = root.resolve()
+    for directory, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(directory, name)
+            if not name.startswith(".") and (not path.is_symlink() or path.resolve().is_relative_to(real)):
+                yield path
+
+
+def inside(root: Path, name: str) -> Path | None:
+    """The file that a manifest names; None when there is none below the root."""
+    path = (root / name).resolve()
+    return path if path.is_relative_to(root.resolve()) and path.is_file() else None
+
+
+def read_source(path: Path) -> str | None:
+    """The text of a source file, None when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return None

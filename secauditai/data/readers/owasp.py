@@ -1,0 +1,66 @@
+"""OWASP Benchmark: one source file per test case, labels in `expectedresults-VERSION.csv`.
+
+Its columns are test name, category, real vulnerability (true | false) and CWE number.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from secauditai.data.readers.cases import ENDINGS, Case, files_below, read_source
+from secauditai.data.readers.raw import RawSample
+from secauditai.errors import DataError
+
+RESULTS = "expectedresults-*.csv"
+LABELS = {"true": "vulnerability", "false": "safe"}
+HEADER = re.compile(r"\A\s*(/\*.*?\*/|(#[^\n]*\n)+|(\"\"\".*?\"\"\"))\s*", re.DOTALL)
+"""The licence at the top of each file, the same in all of them."""
+
+
+def manifests(root: Path) -> list[Path]:
+    """The table of expected results: the newest, when there are several."""
+    return sorted(root.glob(RESULTS))[-1:]
+
+
+def list_cases(root: Path) -> list[Case]:
+    """The rows of the table with the source of each.
+
+    Raises:
+        DataError: when the table is damaged.
+    """
+    found = manifests(root)
+    if not found:
+        return []
+    sources = {path.stem: path for path in files_below(root) if path.suffix in ENDINGS}
+    cases = []
+    with found[0].open(encoding="utf-8-sig", newline="") as lines:
+        for number, row in enumerate(csv.reader(lines), 1):
+            if not row or row[0].lstrip().startswith("#"):
+                continue
+            if len(row) < 4:
+                raise DataError("a row needs test name, category, true or false, and CWE", where=f"{found[0]}:{number}")
+            name, category, real, cwe = (value.strip() for value in row[:4])
+            path = sources.get(name)
+            facts = {"category": category, "label": LABELS.get(real.lower(), real), "cwe": f"CWE-{cwe}"}
+            facts["row"] = f"{found[0].name}:{number}"
+            files = (path.relative_to(root).as_posix(),) if path else ()
+            cases.append(Case(name, files, json.dumps(facts)))
+    return sorted(cases, key=lambda case: case.name)
+
+
+def read_case(root: Path, case: Case) -> Iterator[RawSample]:
+    """The one sample of a test case; names that tell its number or category are made neutral."""
+    sample = {"id": case.name, "label": case.fact("label"), "category": case.fact("category")}
+    if not case.files:
+        yield RawSample(f"{root}/{case.fact('row')}", {**sample, "code": None})
+        return
+    path = root / case.files[0]
+    code = read_source(path)
+    if code is not None:
+        code = HEADER.sub("", code, count=1)
+        code = re.sub(r"BenchmarkTest\d+", "BenchmarkTest", code)
+        code = re.sub(rf"/{re.escape(case.fact('category'))}-\d+/", "/", code)
+    metadata = {"language": ENDINGS[path.suffix], "cwe": case.fact("cwe"), "file": case.files[0]}
+    yield RawSample(f"{path}:1", {**sample, "code": code, "metadata": {**metadata, "project": "OWASP Benchmark"}})
