@@ -96,6 +96,13 @@ class ObjectiveSettings(Section):
         "vulnerability_detection", description="What the heads predict; `multi_task` trains all of them on one encoder."
     )
     class_weights: Literal["none", "balanced"] = Field("none", description="Weigh the loss by inverse class frequency.")
+    sampling: Literal["natural", "balanced"] = Field(
+        "natural", description="Show every sample once per epoch, or every class of the first task equally often."
+    )
+    loss_function: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="Focal loss (arXiv 1708.02002) counts samples less that are already right."
+    )
+    focal_gamma: float = Field(2.0, ge=0.0, le=10.0, description="How much less focal loss counts them.")
     mlm_probability: float = Field(0.15, gt=0.0, lt=1.0, description="Share of tokens masked by `train base`.")
 
 

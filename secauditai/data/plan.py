@@ -56,6 +56,8 @@ class BatchPlan:
     seed: int
     batch_size: int
     micro_batch_tokens: int
+    classes: Int64 | None = None
+    """(samples,) class of each sample, to show every class equally often; None shows every sample once per epoch."""
 
     @property
     def n_samples(self) -> int:
@@ -74,7 +76,7 @@ class BatchPlan:
     def samples(self, step: int) -> Int64:
         """The samples of a step (from 1), in shuffled order."""
         position = (step - 1) % self.steps_per_epoch * self.batch_size
-        return epoch_order(self.n_samples, self.seed, self.epoch(step))[position : position + self.batch_size]
+        return self._order(self.epoch(step))[position : position + self.batch_size]
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """Cut the samples of a step into micro-batches of at most `micro_batch_tokens` padded tokens.
@@ -88,6 +90,11 @@ class BatchPlan:
             self._draw(int(s), int(n), epoch) for s, n in zip(samples, self.windowing.counts(lengths), strict=True)
         ]
         return cut_micro_batches(samples, variants, windows, lengths, self.windowing, self.micro_batch_tokens)
+
+    def _order(self, epoch: int) -> Int64:
+        if self.classes is None:
+            return epoch_order(self.n_samples, self.seed, epoch)
+        return balanced_order(self.classes.tobytes(), self.seed, epoch)
 
     def _variants(self, epoch: int) -> Int64:
         return epoch_variants(self.n_samples, self.lengths.shape[1], self.seed, epoch)
@@ -133,6 +140,29 @@ def steps_per_epoch(n_samples: int, batch_size: int) -> int:
 def epoch_order(n_samples: int, seed: int, epoch: int) -> Int64:
     """The order of all samples in an epoch."""
     order: Int64 = np.random.default_rng([seed, epoch, _ORDER]).permutation(n_samples)
+    return order
+
+
+@lru_cache(maxsize=2)
+def balanced_order(classes: bytes, seed: int, epoch: int) -> Int64:
+    """As many samples as there are, from every class equally many: those of a rare class come again, in new order.
+
+    Args:
+        classes: (samples,) int64 class of each sample, as bytes.
+        seed: of the run.
+        epoch: from 0.
+    """
+    of_sample = np.frombuffer(classes, dtype=np.int64)
+    random = np.random.default_rng([seed, epoch, _ORDER])
+    names = np.unique(of_sample)
+    shares = np.full(len(names), len(of_sample) // len(names))
+    shares[random.permutation(len(names))[: len(of_sample) % len(names)]] += 1
+    drawn = []
+    for name, share in zip(names, shares, strict=True):
+        members = np.flatnonzero(of_sample == name)
+        rounds = [random.permutation(members) for _ in range(-(-int(share) // len(members)))]
+        drawn += [np.concatenate(rounds)[:share]] if rounds else []
+    order: Int64 = random.permutation(np.concatenate(drawn))
     return order
 
 

@@ -27,7 +27,7 @@ from secauditai.training.checkpoint import (
     save_checkpoint,
 )
 from secauditai.training.model import build_model
-from secauditai.training.objectives import build_objective
+from secauditai.training.objectives import build_objective, sampling_classes
 from secauditai.training.optimizer import build_optimizer
 from secauditai.training.rank import Rank, open_rank
 from secauditai.training.recipe import Recipe, read_recipe
@@ -114,6 +114,7 @@ class Loop:
             seed=self.recipe.seed,
             batch_size=self.recipe.optimization.batch_size,
             micro_batch_tokens=self.state.micro_batch_tokens,
+            classes=sampling_classes(self.recipe, self.store),
         )
 
     def _after_step(self, plan: BatchPlan, result: StepResult) -> None:

@@ -51,11 +51,16 @@ class Objective(Protocol):
 
 
 class Classification:
-    """Cross entropy of every head, averaged over heads."""
+    """Cross entropy or focal loss (arXiv 1708.02002) of every head, averaged over heads."""
 
     def __init__(
-        self, heads: Mapping[str, Sequence[str]], store: TokenStore, class_weights: Mapping[str, Sequence[float]] | None
+        self,
+        heads: Mapping[str, Sequence[str]],
+        store: TokenStore,
+        class_weights: Mapping[str, Sequence[float]] | None,
+        focal_gamma: float = 0.0,
     ) -> None:
+        self.focal_gamma = focal_gamma
         self.heads = {task: tuple(labels) for task, labels in heads.items()}
         self.targets = {task: encode_labels(store, task, labels) for task, labels in self.heads.items()}
         self.class_weights = {task: np.asarray(values) for task, values in (class_weights or {}).items()}
@@ -65,13 +70,15 @@ class Classification:
         return float(np.mean([self._weights(task, batch.samples).sum() for task in self.heads]))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Sum over samples of weight × cross entropy, averaged over heads."""
+        """Sum over samples of weight × (1 - p)^gamma × cross entropy, averaged over heads."""
         logits = model(batch.input_ids, batch.attention_mask)
         total = torch.zeros((), device=batch.input_ids.device)
         for task in self.heads:
             targets = torch.from_numpy(self.targets[task][batch.plan.samples]).to(batch.input_ids.device)
             weights = torch.from_numpy(self._weights(task, batch.plan.samples)).to(batch.input_ids.device)
             losses = F.cross_entropy(logits[task].float(), targets, reduction="none", ignore_index=IGNORED)
+            if self.focal_gamma:
+                losses = losses * (1 - torch.exp(-losses)).clamp(min=1e-8) ** self.focal_gamma
             total = total + (losses * weights.float()).sum()
         return total / len(self.heads)
 
@@ -183,4 +190,12 @@ def build_objective(recipe: Recipe, store: TokenStore) -> Objective:
         return MaskedLanguage(
             store, recipe.windowing, recipe.special_ids, recipe.vocab_size, recipe.mlm_probability, recipe.seed
         )
-    return Classification(recipe.heads, store, recipe.class_weights)
+    return Classification(recipe.heads, store, recipe.class_weights, recipe.focal_gamma)
+
+
+def sampling_classes(recipe: Recipe, store: TokenStore) -> npt.NDArray[np.int64] | None:
+    """(samples,) the classes that balanced sampling shows equally often; None when samples are shown as they come."""
+    if recipe.sampling == "natural":
+        return None
+    task, labels = next(iter(recipe.heads.items()))
+    return encode_labels(store, task, labels)

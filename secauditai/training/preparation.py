@@ -249,6 +249,8 @@ def _objective(plan: TrainingPlan, store: TokenStore) -> dict[str, Any]:
         "objective": "masked_language" if plan.request.is_base else "classification",
         "heads": plan.heads,
         "class_weights": weights,
+        "sampling": config.objective.sampling if plan.heads else "natural",
+        "focal_gamma": config.objective.focal_gamma if config.objective.loss_function == "focal" else 0.0,
         "mlm_probability": config.objective.mlm_probability,
         "selection_metric": selection_metric(plan),
     }

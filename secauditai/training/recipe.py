@@ -23,6 +23,9 @@ class Recipe(BaseModel):
     heads: dict[str, list[str]]
     """Task name to labels; empty for masked-language modelling."""
     class_weights: dict[str, list[float]] | None
+    sampling: Literal["natural", "balanced"] = "natural"
+    focal_gamma: float = 0.0
+    """0 is plain cross entropy."""
     mlm_probability: float
     initial: str
     """Directory of the encoder and tokenizer that training starts from."""

@@ -1,3 +1,6 @@
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +58,21 @@ def test_evaluation_uses_all_windows_of_all_samples(lengths: list[int]) -> None:
         for sample, drawn in zip(batch.samples, batch.windows, strict=True):
             seen[int(sample)] = int((drawn >= 0).sum())
     assert seen == {index: int(count) for index, count in enumerate(counts)}
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 50), st.integers(1, 12))
+def test_balanced_sampling_shows_every_class_equally_often(classes: list[int], seed: int, batch_size: int) -> None:
+    plan = replace(plan_of([9] * len(classes), seed=seed, batch_size=batch_size), classes=np.array(classes))
+    shown = np.concatenate([plan.samples(step) for step in range(1, plan.steps_per_epoch + 1)])
+    assert len(shown) == len(classes)
+    counts = Counter(classes[sample] for sample in shown)
+    assert max(counts.values()) - min(counts[name] for name in set(classes)) <= 1
+    for name in set(classes):
+        times = Counter(int(s) for s in shown if classes[s] == name)
+        members = classes.count(name)
+        assert max(times.values(), default=0) <= -(-counts[name] // members)
+    again = replace(plan, seed=seed)
+    assert (again.samples(1) == plan.samples(1)).all()
 
 
 def test_epochs_differ_in_order_variants_and_windows() -> None:

@@ -7,13 +7,15 @@ import pytest
 import torch
 from training_runs import history, new_run, weights, write_dataset
 
+from secauditai.data.plan import MicroBatch
+from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError
 from secauditai.files import write_json
 from secauditai.runs import Run, read_metrics
 from secauditai.training.checkpoint import list_checkpoints, newest_checkpoint, resolve_checkpoint
 from secauditai.training.launch import launch, training_finished
 from secauditai.training.loop import train_rank
-from secauditai.training.objectives import balanced_weights, masked_tokens
+from secauditai.training.objectives import Batch, Classification, balanced_weights, encode_labels, masked_tokens
 from secauditai.training.optimizer import learning_rate_at
 from secauditai.training.recipe import read_recipe
 from secauditai.training.resume import resolve_resume
@@ -144,7 +146,8 @@ def test_gradient_accumulation_does_not_change_the_step(data: Path, tmp_path: Pa
         {"optimizer": "adafactor", "scheduler": "constant", "gradient_clip": 0.0},
         {"optimizer": "adam", "gradient_checkpointing": True},
         {"task": "multi_task", "class_weights": "balanced"},
-        {"task": "severity_prediction"},
+        {"task": "severity_prediction", "sampling": "balanced"},
+        {"loss_function": "focal", "focal_gamma": 0.5},
         {"task": "category_classification", "augment": True, "augment_variants": 2},
         {"precision": "bf16", "long_code": "head-tail", "max_length": 24},
         {"long_code": "truncate", "max_length": 24},
@@ -266,6 +269,18 @@ def test_schedules() -> None:
     assert learning_rate_at(51, cosine, 1.0, 100) == pytest.approx(0.5)
     constant = OptimizationSettings(warmup_ratio=0.0, scheduler="constant")
     assert learning_rate_at(77, constant, 1.0, 100) == 1.0
+
+
+def test_focal_loss_counts_samples_less_that_are_right(data: Path, tmp_path: Path) -> None:
+    store = open_token_store(Path(read_recipe(new_run(data, tmp_path).layout.recipe).train_store))
+    heads = {"vulnerability_detection": ["safe", "vulnerability"]}
+    targets = encode_labels(store, *next(iter(heads.items())))[:4]
+    logits = torch.tensor([[2.0, -1.0], [0.3, 0.1], [-3.0, 3.0], [0.0, 0.0]])
+    plan = MicroBatch(0, np.arange(4), np.zeros(4, np.int64), np.zeros((4, 1), np.int64), 8)
+    batch = Batch(plan, torch.zeros(4, 1, 8, dtype=torch.long), torch.ones(4, 1, 8, dtype=torch.long))
+    found = Classification(heads, store, None, 2.0).loss(lambda *_: {"vulnerability_detection": logits}, batch)  # type: ignore[arg-type]
+    right = torch.softmax(logits, dim=1)[range(4), targets]
+    assert float(found) == pytest.approx(float((-((1 - right) ** 2) * right.log()).sum()), rel=1e-6)
 
 
 def test_class_weights_and_mask_counts() -> None:
