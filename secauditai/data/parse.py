@@ -5,7 +5,7 @@ size) and returns their keys: what cleaning must know of every sample, which is 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def plan_source(source: Source, layout: str) -> list[Chunk]:
         starts = range(0, len(cases), CASES_PER_CHUNK)
         return [Chunk(root, source.spec, source.tree, None, cases[n : n + CASES_PER_CHUNK]) for n in starts]
     if source.files:
-        return [chunk for path in source.files for chunk in plan_chunks(path, layout)]
+        chunks = [chunk for path in source.files for chunk in plan_chunks(path, layout)]
+        return [replace(chunk, shown=source.shown(chunk.shown)) for chunk in chunks]
     return [Chunk("", BUILT_IN)]
 
 

@@ -37,6 +37,7 @@ from secauditai.data.dataset import (
 from secauditai.data.near import NearSource
 from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
 from secauditai.data.readers import Source, find_source
+from secauditai.data.remote import SCHEME, is_remote, list_remote
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
@@ -83,9 +84,9 @@ def prepare(
     """
     settings = settings or CleaningSettings()
     _check_output(output, overwrite)
-    source = open_source(spec, settings.data_format)
-    runner = Runner(source.megabytes >= ray_data_min_mb, address)
     with staging_beside(output) as staging:
+        source = open_source(spec, settings.data_format, staging, progress)
+        runner = Runner(source.megabytes >= ray_data_min_mb, address)
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
         _check_rejections(cleaned, output, settings.max_rejected)
         clusters = cluster(cleaned, settings)
@@ -98,12 +99,15 @@ def prepare(
     return Prepared(open_dataset(output), cleaned.read, kept, rejected, merged, runner.through_ray)
 
 
-def open_source(spec: str, layout: str) -> Source:
-    """Find the files that some words mean, with what `--format` says of them.
+def open_source(spec: str, layout: str, staging: Path, progress: Progress) -> Source:
+    """Find the files that some words mean, with what `--format` says of them; remote ones are copied below `staging`.
 
     Raises:
         DataError: when there are none.
     """
+    if is_remote(spec):
+        remote, copies = list_remote(spec), staging / "remote"
+        return Source(spec, remote.copy_to(copies, progress), copied_from=(str(copies), f"{SCHEME}{remote.root}"))
     return Source(spec, []) if uses_built_in(spec) else find_source(spec, layout)
 
 

@@ -14,6 +14,7 @@ from secauditai.data.dataset import Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.parse import BUILT_IN
 from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import READERS, find_source
+from secauditai.data.remote import is_remote, list_remote
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
@@ -78,6 +79,8 @@ def open_data(
 def _existing(spec: str) -> Path | None:
     """The path that is meant: as written, or with the one data ending that a file of that name has."""
     path = Path(spec)
+    if is_remote(spec):
+        return None
     if path.exists():
         return path
     found = [path.with_name(path.name + ending) for ending in READERS if path.with_name(path.name + ending).is_file()]
@@ -105,6 +108,8 @@ def _address(spec: str, settings: CleaningSettings, seed: int | None) -> str:
         from secauditai.data.corpus import CORPUS_VERSION
 
         digest.update(f"{BUILT_IN} {CORPUS_VERSION}".encode())
+    elif is_remote(spec):
+        digest.update(f"{spec} {list_remote(spec).fingerprint}".encode())
     else:
         for path in find_source(spec, settings.data_format).files:
             digest.update(f"{path} {describe_file(path)['sha256']}\n".encode())

@@ -86,10 +86,10 @@ def validate(
     if is_dataset(Path(spec)):
         return _validate_dataset(open_dataset(Path(spec)))
     settings = settings or CleaningSettings()
-    source = open_source(spec, settings.data_format)
-    runner = Runner(source.megabytes >= ray_data_min_mb, address)
     wanted = settings.model_copy(update={"near_duplicates": False})
     with tempfile.TemporaryDirectory(prefix="secauditai-validate.") as staging:
+        source = open_source(spec, settings.data_format, Path(staging), progress)
+        runner = Runner(source.megabytes >= ray_data_min_mb, address)
         cleaned = parse_and_clean(source, wanted, Path(staging), runner, progress)
     labels = Counter(cleaned.column("label").to_pylist())
     findings = [*_rejections(cleaned), *_duplicates(cleaned), *_balance(labels, spec)]

@@ -43,6 +43,13 @@ class Source:
     """A name of `TREES` when it is a directory of sources."""
     cases: tuple[Case, ...] = ()
     """Its test cases."""
+    copied_from: tuple[str, str] = ("", "")
+    """Directory of the copies and the address they come from, when the data is on an object store."""
+
+    def shown(self, path: str) -> str:
+        """A path as users know it."""
+        here, there = self.copied_from
+        return there + path.removeprefix(here) if here else path
 
     @property
     def megabytes(self) -> float:
@@ -51,7 +58,7 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says about it."""
-        files = [{"path": str(path), **describe_file(path)} for path in self.files]
+        files = [{"path": self.shown(str(path)), **describe_file(path)} for path in self.files]
         if not self.tree:
             return {"spec": self.spec, "files": files}
         digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()

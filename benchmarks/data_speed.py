@@ -1,0 +1,159 @@
+"""Reading and preparing large YAML files, measured against `yaml.load(…, CSafeLoader)` on the same file.
+
+    python benchmarks/data_speed.py                 # parsing, validate, prepare of 350 MB
+    python benchmarks/data_speed.py --memory        # prepare of 200 MB and 2 GB: time and resident memory
+
+The files are generated: functions of random words, one in twenty a near duplicate of another, all block literals.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+SECAUDITAI = [sys.executable, "-c", "from secauditai.cli.app import main; main()", "train"]
+WORDS = [f"{a}_{b}" for a in ("read", "copy", "size", "user", "path", "query", "token", "buffer") for b in range(250)]
+
+
+def write_yaml(path: Path, megabytes: float) -> int:
+    """Write a file of at least that size; the number of samples."""
+    source, written, count = random.Random(1), 0, 0
+    last: list[str] = []
+    with path.open("w", encoding="utf-8") as out:
+        out.write("samples:\n")
+        while written < megabytes * 1e6:
+            lines = _function(source)
+            if last and count % 20 == 19:
+                lines = [*last[:-1], f"    log({source.choice(WORDS)});", last[-1]]
+            last = lines
+            code = "\n".join(f"      {line}" for line in lines)
+            label = ("safe", "vulnerability")[source.random() < 0.4]
+            head = f"  - id: sample_{count:07d}\n    code: |\n{code}\n    label: {label}\n    severity: low\n"
+            written += out.write(
+                head + "    category: injection\n    metadata:\n      language: c\n      project: demo\n"
+            )
+            count += 1
+    return count
+
+
+def _function(source: random.Random) -> list[str]:
+    names = source.choices(WORDS, k=60)
+    body = [
+        f'    {names[n]} = {names[n + 1]}({names[n + 2]}, {source.randrange(10_000)}, "{names[n + 3]}");'
+        for n in range(0, 56, 2)
+    ]
+    return [f"int {names[0]}(char *{names[1]})", "{", *body, "}"]
+
+
+def seconds_of(command: list[str]) -> float:
+    """Wall time of a command, start-up included."""
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - started
+
+
+def prepare(path: Path, output: Path, *options: str) -> tuple[dict[str, float], float, float]:
+    """The JSON of `prepare`, its wall time, and the largest resident memory of any of its processes in GiB."""
+    started = time.monotonic()
+    command = [*SECAUDITAI, "prepare", "--dataset", str(path), "--output", str(output), "--json", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        watch = _Watch(process.pid)
+        out = process.communicate()[0]
+        peak = watch.stop()
+    return json.loads(out), time.monotonic() - started, peak
+
+
+class _Watch:
+    """Samples the resident memory of a process and its descendants, shared memory left out."""
+
+    def __init__(self, pid: int) -> None:
+        self._root, self._peak, self._done = psutil.Process(pid), 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> float:
+        self._done.set()
+        self._thread.join()
+        return self._peak
+
+    def _run(self) -> None:
+        while not self._done.wait(0.2):
+            try:
+                for process in (self._root, *self._root.children(recursive=True)):
+                    memory = process.memory_info()
+                    self._peak = max(self._peak, (memory.rss - memory.shared) / 2**30)
+            except psutil.NoSuchProcess:
+                continue
+
+
+def measure_speed(work: Path) -> None:
+    """Parsing of 35 MB, `validate` of it, `prepare` of 350 MB."""
+    small, large = work / "small.yaml", work / "large.yaml"
+    count = write_yaml(small, 35)
+    reader = (
+        "import sys; from pathlib import Path; from secauditai.data.readers import read_file\n"
+        "from secauditai.data.schema import parse_sample\n"
+        "import time; t = time.monotonic()\n"
+        "n = sum(1 for raw in read_file(Path(sys.argv[1])) if parse_sample(raw.value))\nprint(time.monotonic() - t)"
+    )
+    loader = (
+        "import sys, yaml, time; t = time.monotonic()\n"
+        "yaml.load(open(sys.argv[1], 'rb'), yaml.CSafeLoader)\nprint(time.monotonic() - t)"
+    )
+    ours, theirs = (
+        min(float(subprocess.check_output([sys.executable, "-c", code, str(small)])) for _ in range(3))
+        for code in (reader, loader)
+    )
+    ratio = f"{theirs / ours:.1f} x"
+    print(f"parse and check {count} samples, 35 MB, one process: {ours:.2f} s; CSafeLoader {theirs:.2f} s: {ratio}")
+    print(f"validate of it, start-up included: {seconds_of([*SECAUDITAI, 'validate', '--dataset', str(small)]):.2f} s")
+    write_yaml(large, 350)
+    baseline = float(subprocess.check_output([sys.executable, "-c", loader, str(large)]))
+    print(f"CSafeLoader on 350 MB: {baseline:.1f} s")
+    for name, options in (("without", ["--no-near-duplicates"]), ("with", [])):
+        found, wall, _ = prepare(large, work / name, *options)
+        share = found["seconds"] / baseline
+        print(
+            f"prepare of 350 MB {name} near duplicates: {found['seconds']:.1f} s = {share:.2f} x (wall {wall:.1f} s)",
+            flush=True,
+        )
+
+
+def measure_memory(work: Path) -> None:
+    """`prepare` of 200 MB and of 2 GB."""
+    times = {}
+    for megabytes in (200, 2000):
+        path = work / f"{megabytes}.yaml"
+        write_yaml(path, megabytes)
+        found, wall, peak = prepare(path, work / "out", "--overwrite")
+        times[megabytes] = found["seconds"]
+        print(
+            f"prepare of {megabytes} MB: {found['seconds']:.1f} s (wall {wall:.1f} s), {found['kept']} samples kept, "
+            f"largest process {peak:.2f} GiB resident",
+            flush=True,
+        )
+        path.unlink()
+    print(f"time per MB, 2000 MB against 200 MB: {times[2000] / times[200] / 10:.2f} x")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--memory", action="store_true")
+    options = parser.parse_args()
+    print(f"{time.strftime('%Y-%m-%d', time.gmtime())} · {os.cpu_count()} CPUs · PyYAML {yaml.__version__}")
+    with tempfile.TemporaryDirectory() as directory:
+        (measure_memory if options.memory else measure_speed)(Path(directory))
+
+
+if __name__ == "__main__":
+    main()
