@@ -10,7 +10,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CHECKS = {
     "20 kills at random steps, each resumed bit for bit": ["tests/soak/test_kills.py"],
-    "10,000 broken inputs per property": ["tests/data/test_readers.py", "-k", "garbage or mutated or events"],
+    "10,000 broken inputs per reader, large YAML cut or whole": [
+        "tests/data/test_fuzz.py",
+        "tests/data/test_yaml_cuts.py",
+    ],
 }
 
 

@@ -19,7 +19,7 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     prepared = json.loads(cli("train", "prepare", "--dataset", "samples.yaml", "--output", "data", "--json").out)
     assert set(prepared) == {"read", "kept", "rejected", "duplicates", "output", "content_hash", "seconds"}
     split = json.loads(cli("train", "split", "--dataset", "data", "--json").out)
-    assert split == {"train": 96, "val": 12, "test": 12, "straddling_clusters": 0}
+    assert split == {"train": 96, "val": 12, "test": 12, "straddling_clusters": 0, "bridges": 0, "drift": {}}
 
     arguments = ("train", "finetune", "--data", "data", "--task", "multi_task", "--epochs", 6, *SMALL)
     plan = json.loads(cli(*arguments, "--dry-run", "--json").out)

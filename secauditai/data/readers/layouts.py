@@ -53,7 +53,7 @@ def guess_layout(record: object, path: PurePath) -> Layout:
         return LAYOUTS["guide"]
     if {"func", "target"} <= record.keys() and "paired" in path.name:
         return LAYOUTS["primevul-paired"]
-    fitting = [layout for layout in LAYOUTS.values() if layout.keys and layout.keys <= record.keys()]
+    fitting = [layout for layout in LAYOUTS.values() if layout.keys <= record.keys()]
     if fitting:
         return max(fitting, key=lambda layout: len(layout.keys))
     if record.keys() & {"code", "label"}:
@@ -173,7 +173,7 @@ LAYOUTS = {
         Layout("devign", frozenset({"func", "target"}), _function, "c"),
         Layout("diversevul", frozenset({"func", "target", "cwe", "message"}), _function, "c"),
         Layout("primevul", frozenset({"func", "target", "idx", "cve"}), _function, "c"),
-        Layout("primevul-paired", frozenset(), _paired_function, "c"),
+        Layout("primevul-paired", frozenset({"func", "target"}), _paired_function, "c"),
         Layout("big-vul", frozenset({"func_before", "func_after", "vul"}), _big_vul, "c"),
         Layout("sven", frozenset({"func_src_before", "func_src_after"}), _sven),
     )

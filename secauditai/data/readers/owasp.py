@@ -34,20 +34,28 @@ def list_cases(root: Path) -> list[Case]:
     if not found:
         return []
     sources = {path.stem: path for path in files_below(root) if path.suffix in ENDINGS}
-    cases = []
-    with found[0].open(encoding="utf-8-sig", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
-            if not row or row[0].lstrip().startswith("#"):
-                continue
-            if len(row) < 4:
-                raise DataError("a row needs test name, category, true or false, and CWE", where=f"{found[0]}:{number}")
-            name, category, real, cwe = (value.strip() for value in row[:4])
-            path = sources.get(name)
-            facts = {"category": category, "label": LABELS.get(real.lower(), real), "cwe": f"CWE-{cwe}"}
-            facts["row"] = f"{found[0].name}:{number}"
-            files = (path.relative_to(root).as_posix(),) if path else ()
-            cases.append(Case(name, files, json.dumps(facts)))
+    cases = [_case(root, row, place, sources) for row, place in _rows(found[0])]
     return sorted(cases, key=lambda case: case.name)
+
+
+def _rows(table: Path) -> Iterator[tuple[list[str], str]]:
+    """The rows of the table with the place of each; comments are left out."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            for number, row in enumerate(csv.reader(lines), 1):
+                if row and not row[0].lstrip().startswith("#"):
+                    yield row, f"{table.name}:{number}"
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"not a table of expected results: {error}", where=str(table)) from None
+
+
+def _case(root: Path, row: list[str], place: str, sources: dict[str, Path]) -> Case:
+    if len(row) < 4:
+        raise DataError("a row needs test name, category, true or false, and CWE", where=f"{root}/{place}")
+    name, category, real, cwe = (value.strip() for value in row[:4])
+    path = sources.get(name)
+    facts = {"category": category, "label": LABELS.get(real.lower(), real), "cwe": f"CWE-{cwe}", "row": place}
+    return Case(name, (path.relative_to(root).as_posix(),) if path else (), json.dumps(facts))
 
 
 def read_case(root: Path, case: Case) -> Iterator[RawSample]:

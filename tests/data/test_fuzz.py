@@ -1,0 +1,136 @@
+"""Broken inputs for every reader: one clear error or samples that add up, never a crash; 10,000 of each in `make soak`."""
+
+import gzip
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from published_records import BIG_VUL, DEVIGN, DIVERSEVUL, PRIMEVUL, SVEN
+
+from secauditai.config.settings import CleaningSettings
+from secauditai.data.clean import clean
+from secauditai.data.parse import parse_all
+from secauditai.data.prepare import open_source
+from secauditai.data.tasks import HERE
+from secauditai.errors import DataError
+from secauditai.progress import silent
+
+EXAMPLES = 10_000 if os.environ.get("SOAK") else 300
+SIGNS = [b"\t", b"\n", b":", b"-", b"{", b"}", b"[", b"]", b"&a", b"*a", b"!", b"|", b">", b"'", b'"', b"#", b"%", b"@"]
+BYTES = [*SIGNS, b"`", b",", b"?", b" ", b"\x00", b"\xff", b"\xc3\xa9", b"\r", b"\xef\xbb\xbf", b"<", b"/", b"---\n"]
+GUIDE = {"id": "a", "code": "x = 1\n", "label": "safe", "metadata": {"k": [1, 2]}}
+YAML = b"samples:\n  - id: a\n    code: |\n      x = 1\n    label: safe\n    metadata: {k: [1, 2]}\n  - id: b\n    code: 'q'\n    label: safe\n"
+JULIET = b"void CWE1_A__b_01_bad()\n{\n    /* FLAW */\n    f(badSource());\n}\nstatic void goodG2B() { f(0); }\n"
+SARD = b'<container><testcase id="1"><file path="a.c"><flaw line="1" name="CWE-1"/></file></testcase></container>'
+SARIF = {
+    "runs": [
+        {
+            "properties": {"id": 1},
+            "artifacts": [{"location": {"uri": "a.c"}}],
+            "results": [
+                {
+                    "ruleId": "CWE-1",
+                    "locations": [
+                        {"physicalLocation": {"artifactLocation": {"uri": "a.c"}, "region": {"startLine": 1}}}
+                    ],
+                }
+            ],
+        }
+    ]
+}
+Files = dict[str, bytes]
+
+
+def lines(*records: dict[str, object]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def parquet(record: dict[str, object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([record]), sink)
+    return bytes(sink.getvalue())
+
+
+CSV = b'id,code,label,project\na,x = 1,safe,p\nb,"y\n= 2",vulnerability,\n'
+FLAT = {key: value for key, value in GUIDE.items() if key != "metadata"}
+INPUTS: dict[str, Files] = {
+    "yaml": {"s.yaml": YAML},
+    "json": {"s.json": json.dumps([GUIDE, {**GUIDE, "id": "b"}]).encode()},
+    "jsonl": {"s.jsonl": lines(GUIDE, {**GUIDE, "id": "b"})},
+    "csv": {"s.csv": CSV},
+    "parquet": {"s.parquet": parquet(FLAT)},
+    "gzip": {"s.yaml.gz": gzip.compress(YAML, mtime=0)},
+    "zstd": {"s.yaml.zst": pa.compress(YAML, "zstd", asbytes=True)},
+    "devign": {"s.jsonl": lines(DEVIGN, {**DEVIGN, "target": 1, "func": "int g();"})},
+    "big-vul": {"s.jsonl": lines(BIG_VUL)},
+    "primevul": {"s.jsonl": lines(PRIMEVUL)},
+    "primevul-paired": {"s_paired.jsonl": lines(PRIMEVUL, {**PRIMEVUL, "target": 0})},
+    "diversevul": {"s.jsonl": lines(DIVERSEVUL)},
+    "sven": {"s.jsonl": lines(SVEN)},
+    "juliet": {"CWE1_A__b_01.c": JULIET},
+    "sard": {"manifest.xml": SARD, "a.c": b"int a;\n"},
+    "sarif": {"manifest.sarif": json.dumps(SARIF).encode(), "a.c": b"int a;\n"},
+    "owasp": {"expectedresults-1.csv": b"# head\nT1,hash,true,328\nT2,xss,false,79\n", "T1.java": b"class T1 {}\n"},
+}
+
+
+def mutate(data: st.DataObject, content: bytes) -> bytes:
+    for _ in range(data.draw(st.integers(1, 4))):
+        at, gone = data.draw(st.integers(0, len(content))), data.draw(st.integers(0, 3))
+        kind = data.draw(st.sampled_from(["replace", "repeat", "cut"]))
+        if kind == "replace":
+            content = content[:at] + data.draw(st.sampled_from(BYTES)) + content[at + gone :]
+        elif kind == "repeat":
+            content = content[:at] + content[max(0, at - 20) : at] + content[at:]
+        else:
+            content = content[:at] + content[at + 10 * gone :]
+    return content
+
+
+def check(files: Files) -> None:
+    """Parse and clean; what is read must be kept, refused or merged."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        for name, content in files.items():
+            (root / "in" / name).parent.mkdir(exist_ok=True)
+            (root / "in" / name).write_bytes(content)
+        staging = root / "staging"
+        staging.mkdir()
+        wanted = CleaningSettings(near_duplicates=False)
+        try:
+            source = open_source(str(root / "in"), "auto", staging, silent)
+            cleaned = clean(parse_all(source, staging, wanted, HERE, silent))
+        except DataError as error:
+            assert str(error)
+            return
+        assert cleaned.read == len(cleaned.kept) + len(cleaned.rejected) + len(cleaned.merged)
+        assert all(item.where and item.reason for item in cleaned.rejected)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_broken_input_is_an_error_or_adds_up(kind: str) -> None:
+    @settings(max_examples=EXAMPLES, deadline=5_000, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def attack(data: st.DataObject) -> None:
+        files = dict(INPUTS[kind])
+        name = data.draw(st.sampled_from(sorted(files)))
+        files[name] = mutate(data, files[name])
+        check(files)
+
+    attack()
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_the_unbroken_inputs_are_read(kind: str, tmp_path: Path) -> None:
+    for name, content in INPUTS[kind].items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "staging").mkdir()
+    source = open_source(str(tmp_path), "auto", tmp_path / "staging", silent)
+    cleaned = clean(parse_all(source, tmp_path / "staging", CleaningSettings(near_duplicates=False), HERE, silent))
+    assert len(cleaned.kept) >= 1
