@@ -11,7 +11,7 @@ from secauditai.errors import SecAuditError
 
 EXIT_ERROR = 1
 EXIT_GATE = 3
-"""Exit code of a failed gate: `verify`, `evaluate --min`."""
+"""Exit code of a failed gate: `verify`, `evaluate --min`, `validate --fail-on`."""
 
 
 class LazyGroup(click.Group):
@@ -36,7 +36,7 @@ class LazyGroup(click.Group):
 
 TRAIN_COMMANDS = {
     "prepare": "secauditai.cli.data:prepare",
-    "validate": "secauditai.cli.data:validate",
+    "validate": "secauditai.cli.validate:validate",
     "split": "secauditai.cli.data:split",
     "base": "secauditai.cli.training:base",
     "finetune": "secauditai.cli.training:finetune",

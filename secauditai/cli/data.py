@@ -1,4 +1,4 @@
-"""`train prepare`, `validate` and `split`: from raw samples to a split dataset."""
+"""`train prepare` and `split`: from raw samples to a split dataset."""
 
 import time
 from collections import Counter
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secauditai.cli.app import EXIT_ERROR
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output, duration
 from secauditai.config.files import resolve_config
@@ -18,7 +17,6 @@ from secauditai.errors import DataError
 if TYPE_CHECKING:
     from secauditai.data.split import Split
 
-SHOWN_FINDINGS = 20
 dataset_option = click.option(
     "--dataset", required=True, help="A file, directory, glob or prepared dataset, or the built-in `security_dataset`."
 )
@@ -80,46 +78,6 @@ def prepare(
             "seconds": round(seconds, 3),
         }
     )
-
-
-@click.command()
-@dataset_option
-@cleaning_options
-@address_option
-@json_option
-@click.pass_context
-def validate(ctx: click.Context, /, dataset: str, address: str | None, as_json: bool) -> None:
-    """Check data and name file, line and sample of every finding; exits with 1 when there is an error.
-
-    \b
-    Example:
-      secauditai train validate --dataset training_data
-    """
-    from secauditai.data.validate import validate as validate_data
-
-    out = Output(as_json=as_json)
-    config = resolve_config(given_settings(ctx))
-    with out.progress() as progress:
-        result = validate_data(
-            dataset,
-            config.cleaning,
-            ray_data_min_mb=config.input.ray_data_min_mb,
-            address=address,
-            progress=progress,
-        )
-    for finding in result.findings[:SHOWN_FINDINGS]:
-        sample = f" sample {finding.id}" if finding.id else ""
-        out.say(f"{finding.where}:{sample} {finding.level}: {finding.message} [{finding.reason}]")
-    if len(result.findings) > SHOWN_FINDINGS:
-        rest = Counter(f"{finding.level} {finding.reason}" for finding in result.findings[SHOWN_FINDINGS:])
-        out.say("… and " + ", ".join(f"{count} × {what}" for what, count in rest.items()) + "; --json lists all")
-    warnings = len(result.findings) - result.errors
-    out.say(f"{result.kept} of {result.read} samples are good; {result.errors} errors, {warnings} warnings")
-    if result.ok:
-        out.next_step(f"secauditai train split --dataset {dataset}")
-    out.document(result.document())
-    if not result.ok:
-        ctx.exit(EXIT_ERROR)
 
 
 @click.command()

@@ -91,10 +91,8 @@ def prepare(
         _check_rejections(cleaned, output, settings.max_rejected)
         clusters = cluster(cleaned, settings)
         with replacing(output) as layout:
-            _write_samples(cleaned, clusters, staging, layout, runner)
-            write_rejected(cleaned, layout.rejected)
-            document = {**_manifest(cleaned, clusters, layout), "source": source.describe()}
-            write_manifest(layout, {**document, "cleaning": settings.model_dump()})
+            about = {"source": source.describe(), "cleaning": settings.model_dump()}
+            write_dataset(cleaned, clusters, staging, layout, about, runner)
     kept, rejected, merged = len(cleaned.kept), len(cleaned.rejected), len(cleaned.merged)
     return Prepared(open_dataset(output), cleaned.read, kept, rejected, merged, runner.through_ray)
 
@@ -144,6 +142,20 @@ def cluster(cleaned: Cleaned, settings: CleaningSettings) -> list[str]:
         tables, part.indices.to_numpy().astype(np.int64), cleaned.column("row").to_numpy().astype(np.int64)
     )
     return name_clusters(ids, cleaned.groups, source, settings.similarity)
+
+
+def write_dataset(
+    cleaned: Cleaned,
+    clusters: list[str],
+    staging: Path,
+    layout: DatasetLayout,
+    about: dict[str, Any],
+    runner: Runner,
+) -> None:
+    """Write the kept samples, the list of refused ones and the manifest, to which `about` is added."""
+    _write_samples(cleaned, clusters, staging, layout, runner)
+    write_rejected(cleaned, layout.rejected)
+    write_manifest(layout, {**_manifest(cleaned, clusters, layout), **about})
 
 
 def write_rejected(cleaned: Cleaned, path: Path) -> None:

@@ -1,66 +1,26 @@
 """`validate`: every finding in some data, with its place and sample id."""
 
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import Cleaned
 from secauditai.data.clusters import recompute_clusters
 from secauditai.data.dataset import Dataset, content_hash, is_dataset, open_dataset
+from secauditai.data.findings import ERROR, WARNING, Finding, Validation
 from secauditai.data.prepare import open_source, parse_and_clean
 from secauditai.data.schema import LABELS, code_key, row_digest
 from secauditai.data.tasks import Runner
 from secauditai.progress import Progress, silent
 
-ERROR, WARNING = "error", "warning"
 SMALL_CLASS = 10
 IMBALANCE = 0.1
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong, or worth knowing."""
-
-    level: str
-    """error | warning"""
-    where: str
-    """`file:line`, or the dataset."""
-    id: str
-    """The sample, "" when it is about all of them."""
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What `validate` found."""
-
-    read: int
-    kept: int
-    findings: list[Finding]
-    labels: dict[str, int]
-
-    @property
-    def errors(self) -> int:
-        """Number of findings that are errors."""
-        return sum(finding.level == ERROR for finding in self.findings)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no error."""
-        return self.errors == 0
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document."""
-        warnings = len(self.findings) - self.errors
-        head = {"ok": self.ok, "read": self.read, "kept": self.kept, "errors": self.errors, "warnings": warnings}
-        return {**head, "labels": self.labels, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def validate(
@@ -84,15 +44,22 @@ def validate(
         DataError: when the structure cannot be read at all.
     """
     if is_dataset(Path(spec)):
-        return _validate_dataset(open_dataset(Path(spec)))
+        return validate_dataset(open_dataset(Path(spec)))
     settings = settings or CleaningSettings()
     wanted = settings.model_copy(update={"near_duplicates": False})
     with tempfile.TemporaryDirectory(prefix="secauditai-validate.") as staging:
         source = open_source(spec, settings.data_format, Path(staging), progress)
         runner = Runner(source.megabytes >= ray_data_min_mb, address)
         cleaned = parse_and_clean(source, wanted, Path(staging), runner, progress)
+    return validate_cleaned(cleaned, spec)
+
+
+def validate_cleaned(cleaned: Cleaned, spec: str) -> Validation:
+    """What cleaning found in raw data."""
     labels = Counter(cleaned.column("label").to_pylist())
-    findings = [*_rejections(cleaned), *_duplicates(cleaned), *_balance(labels, spec)]
+    names = ("id", "where", "label", "code_key")
+    kept = pa.table({name: cleaned.column(name) for name in names} | {"group": pa.array(cleaned.groups, pa.string())})
+    findings = [*_rejections(cleaned), *_duplicates(cleaned), *_kept_conflicts(kept), *_balance(labels, spec)]
     return Validation(cleaned.read, len(cleaned.kept), findings, dict(labels))
 
 
@@ -104,6 +71,21 @@ def _duplicates(cleaned: Cleaned) -> Iterable[Finding]:
     for merge in cleaned.merged:
         message = "the sample is repeated" if merge.id == merge.into else f"the same code and label as {merge.into}"
         yield Finding(WARNING, merge.where, merge.id, "duplicate", message + "; `prepare` merges them")
+
+
+def _kept_conflicts(kept: pa.Table) -> Iterable[Finding]:
+    """Equal code with both labels that `--conflicts keep` kept; members of one explicit group never conflict."""
+    codes = kept.column("code_key").combine_chunks().dictionary_encode().indices.to_numpy()
+    repeated = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, bool)
+    by_code: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
+    for row in kept.filter(pa.array(repeated)).to_pylist():
+        by_code[row["code_key"]].append(row)
+    for rows in by_code.values():
+        groups = {row["group"] for row in rows}
+        if len({row["label"] for row in rows}) > 1 and (len(groups) > 1 or "" in groups):
+            others = ", ".join(row["id"] for row in rows[:3]) + (" …" if len(rows) > 3 else "")
+            message = f"the same code has both labels ({others}) and no common group; it was kept"
+            yield from (Finding(WARNING, row["where"], row["id"], "conflict", message) for row in rows)
 
 
 def _balance(labels: Counter[str], where: str) -> Iterable[Finding]:
@@ -120,13 +102,18 @@ def _balance(labels: Counter[str], where: str) -> Iterable[Finding]:
         )
 
 
-def _validate_dataset(dataset: Dataset) -> Validation:
+def validate_dataset(dataset: Dataset) -> Validation:
+    """What is to be said about a prepared dataset: its balance, its digest, and what its splits share."""
     table, where = dataset.table(), str(dataset.root)
     labels = Counter(table.column("label").to_pylist())
     findings = list(_balance(labels, where))
     digests = (row_digest(row) for row in table.to_pylist())
     if content_hash(digests, table.column("group").to_pylist()) != dataset.content_hash:
         findings.append(Finding(ERROR, where, "", "content_hash", "the samples differ from the manifest"))
+    if dataset.manifest["cleaning"]["conflicts"] == "keep":
+        keys = pa.array([code_key(code) for code in table.column("code").to_pylist()], pa.binary(16))
+        about = table.select(["id", "label", "group"]).append_column("code_key", keys)
+        findings += _kept_conflicts(about.append_column("where", pa.array([where] * table.num_rows, pa.string())))
     if dataset.splits():
         findings += _leaks(dataset)
     else:

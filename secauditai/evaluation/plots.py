@@ -1,6 +1,7 @@
-"""The report's plots, as SVG text to stand inside the page."""
+"""The reports' plots, as SVG text to stand inside the page; the same data gives the same text."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,7 +91,64 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
     return _svg(draw)
 
 
+def bars(rows: Sequence[dict[str, Any]]) -> str:
+    """Samples of each value, the vulnerable ones set apart.
+
+    Args:
+        rows: with `value`, `samples` and `vulnerable`.
+    """
+
+    def draw(axes: Any) -> None:
+        places = np.arange(len(rows))[::-1]
+        vulnerable = np.array([row["vulnerable"] for row in rows])
+        safe = np.array([row["samples"] for row in rows]) - vulnerable
+        axes.barh(places, vulnerable, color=ACCENT, label="vulnerability")
+        axes.barh(places, safe, left=vulnerable, color=MUTED, label="safe")
+        axes.set_yticks(places, [_name(row["value"]) for row in rows])
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+        axes.set(xlabel="samples")
+        axes.locator_params(axis="x", nbins=5, integer=True)
+        axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def length_histogram(spread: dict[str, Any], unit: str, limit: int | None = None) -> str:
+    """How long samples are, on a logarithmic axis.
+
+    Args:
+        spread: `edges` and `counts` of bins.
+        unit: of the lengths.
+        limit: a length to mark.
+    """
+
+    def draw(axes: Any) -> None:
+        axes.stairs(spread["counts"], spread["edges"], color=ACCENT, fill=True)
+        axes.set_xscale("log")
+        axes.set(xlabel=unit, ylabel="samples")
+        if limit is not None:
+            axes.axvline(limit, color=INK, linestyle="--", linewidth=1, label=f"max_length {limit}")
+            axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def _name(value: str) -> str:
+    """A value as the label of a bar: one short line of printable characters."""
+    text = "".join(character if character.isprintable() else "?" for character in value)
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
 def _svg(draw: Callable[[Any], None]) -> str:
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "secauditai"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        return _draw_svg(draw)
+
+
+def _draw_svg(draw: Callable[[Any], None]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

@@ -1,6 +1,5 @@
 """The report: one self-contained HTML page about an evaluation, nothing loaded from elsewhere, all code escaped."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from secauditai.evaluation import plots
 from secauditai.evaluation.evaluate import Evaluation
+from secauditai.evaluation.page import render_page, write_page
 from secauditai.models.predict import DETECTION
 
 HEADLINE = ("roc_auc", "f1", "precision", "recall", "accuracy")
@@ -22,28 +22,23 @@ def write_report(evaluation: Evaluation, output: Path, *, history: Sequence[dict
         evaluation: what it is about.
         output: the HTML file; replaced when it is there.
         history: records of the run's `metrics.jsonl`, for the training curves.
+
+    Raises:
+        DataError: when the place cannot be written to.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.write_text(render_report(evaluation, history), encoding="utf-8")
-    partial.replace(output)
+    write_page(render_report(evaluation, history), output)
 
 
 def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]] = ()) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("secauditai.evaluation"), autoescape=select_autoescape(default=True), trim_blocks=True
-    )
     document = evaluation.document
     names = list(document["metrics"])
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         e=document,
         main=next(iter(document["tasks"])),
         names=names,
         headline=[name for name in HEADLINE if name in names] or names[:5],
-        number=_number,
         baseline_names=BASELINE_NAMES,
         plots=_plots(evaluation, history),
     )
@@ -65,7 +60,3 @@ def _plots(evaluation: Evaluation, history: Sequence[dict[str, Any]]) -> list[tu
     if history:
         found.append(("Loss during training", plots.training_curves(history)))
     return found
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

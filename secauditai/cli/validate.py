@@ -1,0 +1,145 @@
+"""`train validate`: what is wrong with some data, its quality report, and gates for continuous integration."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secauditai.cli.app import EXIT_ERROR, EXIT_GATE
+from secauditai.cli.data import cleaning_options, dataset_option
+from secauditai.cli.options import address_option, given_settings, json_option, setting_options
+from secauditai.cli.output import Output
+from secauditai.config.files import resolve_config
+from secauditai.config.leaves import did_you_mean
+from secauditai.config.settings import TrainConfig
+from secauditai.data.findings import KINDS, count_findings
+from secauditai.progress import Progress
+
+if TYPE_CHECKING:
+    from secauditai.data.findings import Validation
+
+SHOWN_FINDINGS = 20
+
+
+def _parse_kinds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(word.strip() for word in (value or "").split(",") if word.strip()))
+    for kind in kinds:
+        if kind not in KINDS:
+            hint = did_you_mean(kind, KINDS, see=f"it takes {', '.join(KINDS)}.")
+            raise click.BadParameter(f"there is no kind of finding {kind!r}. {hint}")
+    if value is not None and not kinds:
+        raise click.BadParameter(f"name at least one of {', '.join(KINDS)}")
+    return kinds
+
+
+@click.command()
+@dataset_option
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a data quality report, one HTML page."
+)
+@click.option(
+    "--fail-on",
+    metavar="KIND,…",
+    callback=_parse_kinds,
+    help=f"Exit with 3 when there is a finding of these kinds: {', '.join(KINDS)}.",
+)
+@cleaning_options
+@setting_options("max_length", "seed")
+@address_option
+@json_option
+@click.pass_context
+def validate(
+    ctx: click.Context,
+    /,
+    dataset: str,
+    report: Path | None,
+    fail_on: tuple[str, ...],
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Check data and name file, line and sample of every finding.
+
+    Exits with 3 when a kind of finding that --fail-on names is there, else with 1 when there is an error.
+
+    \b
+    Examples:
+      secauditai train validate --dataset training_data
+      secauditai train validate --dataset training_data --report quality.html
+      secauditai train validate --dataset training_data --fail-on leak,conflict,error
+    """
+    out = Output(as_json=as_json)
+    config = resolve_config(given_settings(ctx))
+    with out.progress() as progress:
+        if report or as_json or fail_on:
+            result, more = _examine(dataset, config, report, fail_on, address, as_json, progress)
+        else:
+            result, more = _check(dataset, config, address, progress), {}
+    _show(result, dataset, out)
+    if report:
+        out.say(f"Wrote {report.absolute()}, about the quality of {dataset}")
+    if "leak" in fail_on and count_findings(result.findings, "not_split"):
+        out.warn("--fail-on leak found nothing to check: the data is not split; add not_split to fail on that")
+    failed = {kind: count for kind in fail_on if (count := count_findings(result.findings, kind))}
+    gates = {"fail_on": list(fail_on), "failed": failed} if fail_on else {}
+    out.document({**result.document(), **more, **({"gates": gates} if gates else {})})
+    if failed:
+        shown = ", ".join(f"{kind} ({count})" for kind, count in failed.items())
+        click.echo(f"Failed the gate: {shown}", err=True)
+        ctx.exit(EXIT_GATE)
+    if not result.ok:
+        ctx.exit(EXIT_ERROR)
+
+
+def _check(dataset: str, config: TrainConfig, address: str | None, progress: Progress) -> "Validation":
+    """Only what is quickly found."""
+    from secauditai.data.validate import validate as validate_data
+
+    minimum = config.input.ray_data_min_mb
+    return validate_data(dataset, config.cleaning, ray_data_min_mb=minimum, address=address, progress=progress)
+
+
+def _examine(
+    dataset: str,
+    config: TrainConfig,
+    report: Path | None,
+    fail_on: tuple[str, ...],
+    address: str | None,
+    as_json: bool,
+    progress: Progress,
+) -> tuple["Validation", dict[str, Any]]:
+    """The findings with those that cost more, and the quality report where it is wanted."""
+    from secauditai.data.material import open_material
+    from secauditai.data.windows import Windowing
+    from secauditai.evaluation.quality import add_findings, doubt_labels, draw_samples, measure_quality
+    from secauditai.evaluation.quality_report import write_quality_report
+
+    minimum = config.input.ray_data_min_mb
+    with open_material(
+        dataset, config.cleaning, ray_data_min_mb=minimum, address=address, progress=progress
+    ) as material:
+        seed = config.execution.seed
+        if not report and not as_json:
+            wanted = "noise" in fail_on
+            noise = doubt_labels(draw_samples(material), seed=seed, progress=progress) if wanted else None
+            return add_findings(material, noise), {}
+        windowing = Windowing(config.input.max_length, config.stride, config.input.long_code, config.input.max_windows)
+        quality = measure_quality(material, windowing, seed=seed, progress=progress)
+        result = add_findings(material, quality.noise)
+    if report:
+        write_quality_report(quality.document, result, dataset, report)
+    return result, {"quality": quality.document, **({"report": str(report.absolute())} if report else {})}
+
+
+def _show(result: "Validation", dataset: str, out: Output) -> None:
+    shown = [finding for finding in result.findings if finding.reason != "noise"][:SHOWN_FINDINGS]
+    for finding in shown:
+        sample = f" sample {finding.id}" if finding.id else ""
+        out.say(f"{finding.where}:{sample} {finding.level}: {finding.message} [{finding.reason}]")
+    every, told = ((Counter(f"{f.level} {f.reason}" for f in findings)) for findings in (result.findings, shown))
+    if rest := every - told:
+        out.say("… and " + ", ".join(f"{count} × {what}" for what, count in rest.items()) + "; --json lists all")
+    warnings = len(result.findings) - result.errors
+    out.say(f"{result.kept} of {result.read} samples are good; {result.errors} errors, {warnings} warnings")
+    if result.ok:
+        out.next_step(f"secauditai train split --dataset {dataset}")
