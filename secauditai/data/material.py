@@ -121,11 +121,11 @@ def open_material(
         yield Material(spec, validate_dataset(dataset), dataset, _rejected(dataset.layout), merged)
         return
     settings = settings or CleaningSettings()
-    source = open_source(spec)
-    runner = Runner(source.megabytes >= ray_data_min_mb, address)
     with tempfile.TemporaryDirectory(prefix="secauditai-quality.") as temporary:
         root, staging = Path(temporary) / "dataset", Path(temporary) / "staging"
         staging.mkdir()
+        source = open_source(spec, settings.data_format, staging, progress)
+        runner = Runner(source.megabytes >= ray_data_min_mb, address)
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
         found = None
         if len(cleaned.kept):

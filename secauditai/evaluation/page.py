@@ -1,5 +1,6 @@
 """HTML pages of ours: one file, nothing loaded from elsewhere, everything escaped; written whole or not at all."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def write_page(text: str, output: Path) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(output)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         reason = error.strerror or str(error)
         raise DataError(f"the page cannot be written: {reason}", where=str(output)) from None
 

@@ -99,7 +99,8 @@ def bars(rows: Sequence[dict[str, Any]]) -> str:
     """
 
     def draw(axes: Any) -> None:
-        places = np.arange(len(rows))[::-1]
+        height = max(len(rows), 4)
+        places = height - 1 - np.arange(len(rows))
         vulnerable = np.array([row["vulnerable"] for row in rows])
         safe = np.array([row["samples"] for row in rows]) - vulnerable
         axes.barh(places, vulnerable, color=ACCENT, label="vulnerability")
@@ -107,9 +108,9 @@ def bars(rows: Sequence[dict[str, Any]]) -> str:
         axes.set_yticks(places, [_name(row["value"]) for row in rows])
         for label in axes.get_yticklabels():
             label.set_parse_math(False)
-        axes.set(xlabel="samples")
+        axes.set(xlabel="samples", ylim=(-0.6, height - 0.4))
         axes.locator_params(axis="x", nbins=5, integer=True)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
 
     return _svg(draw)
 
