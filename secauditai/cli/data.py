@@ -123,6 +123,7 @@ def split(
       secauditai train split --dataset grown_data --extend training_data
     """
     from secauditai.data.dataset import is_dataset, open_dataset
+    from secauditai.data.replacing import clear_leftovers
     from secauditai.data.split import SplitPlan, check_ratios, split_dataset
     from secauditai.data.tasks import Runner
 
@@ -130,6 +131,7 @@ def split(
     ratios = {"train": train, "val": val, "test": test}
     check_ratios(ratios)
     root = Path(dataset)
+    clear_leftovers(root)
     if not is_dataset(root):
         hint = f"`secauditai train prepare --dataset {dataset} --output training_data` makes one."
         raise DataError(f"{dataset} is not a prepared dataset", hint=hint)

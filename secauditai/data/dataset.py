@@ -1,11 +1,8 @@
 """The prepared dataset directory: its file names, opening it, and writing it whole or not at all."""
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,24 +158,6 @@ def write_table(table: pa.Table, path: Path) -> None:
     """Write samples as Parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, compression="zstd", compression_level=1)
-
-
-@contextlib.contextmanager
-def replacing(root: Path) -> Iterator[DatasetLayout]:
-    """A directory to fill beside `root`; it takes its place when all went well, and vanishes otherwise."""
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    old = partial.with_suffix(".old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield DatasetLayout(partial)
-        if root.exists():
-            root.rename(old)
-        partial.rename(root)
-    finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_manifest(layout: DatasetLayout, manifest: dict[str, Any]) -> None:

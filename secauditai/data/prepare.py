@@ -7,10 +7,8 @@ was cut.
 
 import json
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from secauditai.data.dataset import (
     open_dataset,
     part_file,
     read_parts,
-    replacing,
     write_manifest,
     write_table,
 )
@@ -38,6 +35,7 @@ from secauditai.data.near import NearSource
 from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
 from secauditai.data.readers import Source, find_source
 from secauditai.data.remote import SCHEME, is_remote, list_remote
+from secauditai.data.replacing import replacing, staging_beside
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
@@ -90,7 +88,8 @@ def prepare(
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
         _check_rejections(cleaned, output, settings.max_rejected)
         clusters = cluster(cleaned, settings)
-        with replacing(output) as layout:
+        with replacing(output) as partial:
+            layout = DatasetLayout(partial)
             about = {"source": source.describe(), "cleaning": settings.model_dump()}
             write_dataset(cleaned, clusters, staging, layout, about, runner)
     kept, rejected, merged = len(cleaned.kept), len(cleaned.rejected), len(cleaned.merged)
@@ -112,15 +111,6 @@ def open_source(spec: str, layout: str, staging: Path, progress: Progress) -> So
 def uses_built_in(spec: str) -> bool:
     """Whether a name means the built-in dataset; a path of that name wins."""
     return spec == BUILT_IN and not Path(spec).exists()
-
-
-@contextmanager
-def staging_beside(output: Path) -> Iterator[Path]:
-    """A directory for parts, on the same storage as the output; removed in the end."""
-    parent = output.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.staging.", dir=parent) as directory:
-        yield Path(directory)
 
 
 def parse_and_clean(
@@ -260,7 +250,8 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 def copy_dataset(dataset: Dataset, output: Path) -> Dataset:
     """Copy a prepared dataset without its splits."""
-    with replacing(output) as layout:
+    with replacing(output) as partial:
+        layout = DatasetLayout(partial)
         shutil.copytree(dataset.layout.samples, layout.samples)
         shutil.copyfile(dataset.layout.rejected, layout.rejected)
         kept = {

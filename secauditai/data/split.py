@@ -33,12 +33,11 @@ from secauditai.data.dataset import (
     open_dataset,
     part_file,
     read_parts,
-    replacing,
     write_manifest,
     write_table,
 )
 from secauditai.data.parse import open_part, write_part
-from secauditai.data.prepare import staging_beside
+from secauditai.data.replacing import replacing, staging_beside
 from secauditai.data.schema import row_digest
 from secauditai.data.tasks import HERE, Runner
 from secauditai.errors import ConfigError, DataError
@@ -132,7 +131,8 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, runner: Runner = HERE) -> S
     """
     members = _members(dataset)
     split_of, bridges, warnings = _assign(members, plan)
-    with staging_beside(dataset.root) as staging, replacing(dataset.root) as layout:
+    with staging_beside(dataset.root) as staging, replacing(dataset.root) as partial:
+        layout = DatasetLayout(partial)
         shutil.copyfile(dataset.layout.rejected, layout.rejected)
         assignment = staging / "assignment.arrow"
         write_part(pa.table({"split": pa.array([split_of.get(m.id, "") for m in members], pa.string())}), assignment)
