@@ -164,6 +164,7 @@ def test_a_rewrite_is_the_same_in_every_process() -> None:
         ("", "python"),
         ("def f():\n    value = 1\n" + "    g(1)\n" * (LONGEST // 9), "python"),
     ],
+    ids=["broken python", "broken c", "other language", "empty", "too long"],
 )
 def test_what_cannot_be_rewritten_is_left_alone(code: str, language: str) -> None:
     assert all(Rewriter(1)(code, language, "a", variant) == code for variant in range(1, 5))

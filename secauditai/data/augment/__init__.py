@@ -31,7 +31,7 @@ __all__ = ["VERSION", "Rewriter", "build_rewrite", "rewrite_code"]
 
 VERSION = 2
 LONGEST = 200_000
-"""Bytes of code up to which it is rewritten."""
+"""Characters of code up to which it is rewritten."""
 KEPT_STUDIES = 4
 """Samples whose study is kept: the variants of a sample follow each other."""
 NEUTRAL: dict[str, tuple[Callable[[Outline], Iterator[tuple[Edit, ...]]], float]] = {

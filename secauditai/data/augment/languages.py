@@ -1,13 +1,12 @@
 """What the rewrites need to know of each language: the node types of its grammar and what its rules allow."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Parents = frozenset[tuple[str, str]]
 """(type of the parent, field that the node is in; "" for any)."""
 NOTHING: re.Pattern[str] = re.compile(r"(?!)")
 C_TYPES = frozenset({"primitive_type", "sized_type_specifier"})
-LOOPS = frozenset({"while_statement", "for_statement", "for_range_loop", "enhanced_for_statement", "for_in_statement"})
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Grammar:
     returns: frozenset[str] | None = None
     """Values of `return` that may be put in parentheses; None for all but `not_returns`."""
     not_returns: frozenset[str] = frozenset({"parenthesized_expression"})
-    fixed: frozenset[str] = field(default=frozenset())
+    fixed: frozenset[str] = frozenset()
     """Nodes whose text is left alone, but for names."""
     preprocessor: bool = False
 
@@ -263,11 +262,11 @@ C_NAMES = Names(
     ),
     other_names=_types("field_identifier"),
     members=_parents("qualified_identifier.name"),
-    kept=_parents("function_declarator.declarator enumerator.name template_function.name"),
+    kept=_parents("function_declarator.declarator enumerator.name template_function.name parenthesized_declarator."),
     opaque=_types(
         "parameter_list gnu_asm_expression field_declaration_list enumerator_list attribute_specifier "
         "attribute_declaration structured_binding_declarator offsetof_expression lambda_capture_initializer "
-        "template_parameter_list requires_clause preproc_def preproc_function_def preproc_call"
+        "template_parameter_list requires_clause preproc_def preproc_function_def preproc_call macro_type_specifier"
     ),
 )
 C_DEAD = ("if (0) {\n}", "{\n\tint {name} = 0;\n\t(void){name};\n}", "do {\n} while (0);", "while (0) {\n}")
