@@ -133,13 +133,25 @@ def near_labels(source: NearSource, similarity: float, labels: Int64) -> Int64:
             small, large = np.minimum(sizes[left], sizes[right]), np.maximum(sizes[left], sizes[right])
             possible = (labels[left] != labels[right]) & (small >= similarity * large)
             low, high = np.minimum(left, right)[possible], np.maximum(left, right)[possible]
-            pairs = np.setdiff1d(low * len(labels) + high, refuted)
+            pairs = _without(low * len(labels) + high, refuted)
             for start in range(0, len(pairs), PAIRS_AT_ONCE):
                 some = pairs[start : start + PAIRS_AT_ONCE]
                 near = jaccard(source, *np.divmod(some, len(labels))) >= similarity
                 labels = _joined(labels, *np.divmod(some[near], len(labels)))
-                refuted = np.union1d(refuted, some[~near])
+                refuted = np.sort(np.concatenate([refuted, some[~near]]))
     return labels
+
+
+def _without(pairs: Int64, known: Int64) -> Int64:
+    """The distinct pairs that are not among the known ones, all sorted.
+
+    By sorting, not by `np.unique`: its hash table becomes quadratic on numbers as regular as these.
+    """
+    pairs = np.sort(pairs)
+    new = np.concatenate([[True], np.diff(pairs) > 0])[: len(pairs)]
+    if len(known):
+        new &= known[np.minimum(np.searchsorted(known, pairs), len(known) - 1)] != pairs
+    return pairs[new]
 
 
 def _proposals(hashes: UInt64) -> Iterator[tuple[Int64, Int64]]:
