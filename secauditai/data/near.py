@@ -151,7 +151,8 @@ def _without(pairs: Int64, known: Int64) -> Int64:
     new = np.concatenate([[True], np.diff(pairs) > 0])[: len(pairs)]
     if len(known):
         new &= known[np.minimum(np.searchsorted(known, pairs), len(known) - 1)] != pairs
-    return pairs[new]
+    found: Int64 = pairs[new]
+    return found
 
 
 def _proposals(hashes: UInt64) -> Iterator[tuple[Int64, Int64]]:
