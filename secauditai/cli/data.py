@@ -64,6 +64,8 @@ def prepare(
     manifest = done.dataset.manifest
     for key in ("labels", "languages", "categories"):
         out.say(f"  {key}: " + ", ".join(f"{name or 'unknown'} {count}" for name, count in manifest[key].items()))
+    if any(manifest["changed"].values()):
+        out.say("  changed: " + ", ".join(f"{name} {count}" for name, count in manifest["changed"].items() if count))
     if done.rejected:
         out.warn(f"{done.rejected} samples were refused; see {done.dataset.layout.rejected}")
     out.next_step(f"secauditai train split --dataset {output}")

@@ -19,7 +19,7 @@ from secauditai.data.readers.streams import inner_suffix, is_compressed
 from secauditai.data.readers.trees import TREES
 from secauditai.data.readers.yaml_cuts import Piece, cut_yaml
 from secauditai.data.readers.yaml_events import NotCut, read_yaml_piece
-from secauditai.data.refine import refine
+from secauditai.data.refine import changes, refine
 from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, code_key, parse_sample, row_digest
 from secauditai.data.tasks import Runner
 from secauditai.progress import Progress
@@ -41,6 +41,7 @@ KEY_SCHEMA = pa.schema(
         pa.field("label", pa.string()),
         pa.field("group", pa.string()),
         pa.field("characters", pa.int32()),
+        pa.field("changes", pa.int8()),
         pa.field("code_key", pa.binary(16)),
         pa.field("digest", pa.binary(16)),
     ]
@@ -137,8 +138,10 @@ def parse_task(item: dict[str, Any]) -> bytes:
         for raw in _raw_samples(chunk):
             where = raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where
             try:
-                sample = raw.value if isinstance(raw.value, Sample) else parse_sample(raw.value)
-                writer.add(where, refine(sample, settings))
+                read = raw.value if isinstance(raw.value, Sample) else parse_sample(raw.value)
+                refined = refine(read, settings)
+                code = raw.value["code"] if isinstance(raw.value, dict) else ""
+                writer.add(where, refined, changes(code, read, refined))
             except SampleError as error:
                 known = raw.value.get("id") if isinstance(raw.value, dict) else getattr(raw.value, "id", None)
                 writer.refuse(where, "" if known is None else str(known)[:200], error)
@@ -171,12 +174,12 @@ class _PartWriter:
         self._characters = 0
         self._parts = 0
 
-    def add(self, where: str, sample: Sample) -> None:
-        """Take a good sample."""
+    def add(self, where: str, sample: Sample, changed: int) -> None:
+        """Take a good sample, and what was changed in it."""
         row = sample.row()
         part = f"{self._stem}-{self._parts:05d}.arrow"
         head = (part, len(self._rows), where, "", "", sample.id, sample.label, sample.group)
-        self._keys.append((*head, len(sample.code), code_key(sample.code), row_digest(row)))
+        self._keys.append((*head, len(sample.code), changed, code_key(sample.code), row_digest(row)))
         self._rows.append(row)
         self._characters += len(sample.code)
         if self._characters >= PART_CHARS:
@@ -184,7 +187,7 @@ class _PartWriter:
 
     def refuse(self, where: str, sample_id: str, error: SampleError) -> None:
         """Take note of a sample that is refused."""
-        self._keys.append((None, -1, where, error.reason, str(error), sample_id, "", "", 0, bytes(16), bytes(16)))
+        self._keys.append((None, -1, where, error.reason, str(error), sample_id, "", "", 0, 0, bytes(16), bytes(16)))
 
     def close(self) -> bytes:
         """Write what is left; all keys as an Arrow stream."""

@@ -34,6 +34,7 @@ from secauditai.data.dataset import (
 from secauditai.data.near import NearSource
 from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
 from secauditai.data.readers import Source, find_source
+from secauditai.data.refine import CHANGES
 from secauditai.data.remote import SCHEME, is_remote, list_remote
 from secauditai.data.replacing import replacing, staging_beside
 from secauditai.data.tasks import Runner
@@ -236,12 +237,19 @@ def _manifest(cleaned: Cleaned, clusters: list[str], layout: DatasetLayout) -> d
         "rejected": len(cleaned.rejected),
         "duplicates": len(cleaned.merged),
         "merged": [asdict(merge) for merge in cleaned.merged],
+        "changed": count_changes(cleaned),
         "rejected_reasons": _counts(rejection.reason for rejection in cleaned.rejected),
         "clusters": {"count": len(sizes), "largest": max(sizes.values()), "alone": sum(n == 1 for n in sizes.values())},
         "labels": _counts(columns.column("label").to_pylist()),
         "categories": _counts(columns.column("category").to_pylist()),
         "languages": _counts(columns.column("language").to_pylist()),
     }
+
+
+def count_changes(cleaned: Cleaned) -> dict[str, int]:
+    """How many kept samples went through each of `CHANGES`."""
+    flags = cleaned.column("changes").to_numpy()
+    return {name: int((flags >> bit & 1).sum()) for bit, name in enumerate(CHANGES)}
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

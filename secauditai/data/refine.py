@@ -1,5 +1,6 @@
 """Refining one sample: comments stripped on request, a language found where metadata has none, odd sizes refused."""
 
+import unicodedata
 from dataclasses import replace
 
 from secauditai.config.settings import CleaningSettings
@@ -8,6 +9,25 @@ from secauditai.data.schema import Sample, SampleError
 MINIFIED_LINE = 5_000
 MINIFIED_SHARE = 0.5
 """Code is minified when one line is at least so long, and holds at least this share of all characters."""
+
+
+CHANGES = ("line_ends", "unicode", "comments_stripped", "language_detected")
+"""What cleaning may change in a sample; bit n of a key's `changes` stands for the n-th."""
+
+
+def changes(raw_code: object, read: Sample, refined: Sample) -> int:
+    """Which of `CHANGES` a sample went through, as bits.
+
+    Args:
+        raw_code: the code as it stood in the file.
+        read: the sample as parsed.
+        refined: the sample as it goes on.
+    """
+    text = raw_code if isinstance(raw_code, str) else ""
+    unclean = not text.isascii() and (text.startswith("\ufeff") or not unicodedata.is_normalized("NFC", text))
+    detected = not read.language and bool(refined.language)
+    done = ("\r" in text, unclean, read.code != refined.code, detected)
+    return sum(1 << bit for bit, happened in enumerate(done) if happened)
 
 
 def refine(sample: Sample, settings: CleaningSettings) -> Sample:

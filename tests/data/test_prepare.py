@@ -161,3 +161,18 @@ def test_open_data_takes_every_way_to_name_data(
     with pytest.raises(DataError, match="does not exist"):
         open_data("nowhere", cache=cache)
     assert any((cache / "datasets").iterdir())
+
+
+def test_every_change_is_counted(tmp_path: Path) -> None:
+    codes = {
+        "plain": "def f(x):\n    return x\n",
+        "ends": "def g(x):\r\n    return x + 1\r\n",
+        "form": "def h(x):\n    return 'e\u0301'\n",
+        "note": "def i(x):\n    return x * 5  # note\n",
+    }
+    samples = [{"id": name, "code": code, "label": "safe"} for name, code in codes.items()]
+    samples.append({"id": "known", "code": "int k(void) { return 3; }", "label": "safe", "metadata": {"language": "c"}})
+    (tmp_path / "s.json").write_text(json.dumps(samples))
+    done = prepare(str(tmp_path / "s.json"), tmp_path / "d", CleaningSettings(strip_comments=True))
+    changed = done.dataset.manifest["changed"]
+    assert changed == {"line_ends": 1, "unicode": 1, "comments_stripped": 1, "language_detected": 4}
