@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
+from brute_force import leaks
 from conftest import make_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secauditai.config.settings import CleaningSettings
 from secauditai.data.assign import Member, assign_stratified
 from secauditai.data.dataset import Dataset, open_dataset
 from secauditai.data.prepare import prepare
@@ -174,3 +176,25 @@ def test_ray_data_writes_the_same_splits(tmp_path: Path, ray_cluster: str) -> No
     there = split_dataset(prepared(tmp_path, make_samples(20), "b"), SplitPlan(), Runner(through_ray=True))
     for name in ("train", "val", "test"):
         assert here.dataset.table(name) == there.dataset.table(name)
+
+
+def test_no_pair_across_splits_is_near_by_brute_force(tmp_path: Path) -> None:
+    source, samples = random.Random(3), []
+    for number in range(250):
+        words = [f"name_{source.randrange(90)}" for _ in range(source.randrange(10, 40))]
+        for copy in range(source.randrange(1, 4)):
+            label = source.choice(["safe", "vulnerability"])
+            samples.append(
+                {"id": f"s{number}_{copy}", "code": " ".join([*words, f"own_{number}_{copy}"]), "label": label}
+            )
+            words[source.randrange(len(words))] = f"name_{source.randrange(90)}"
+    for sample in samples[::9]:
+        sample["metadata"] = {"group": f"g{source.randrange(12)}"}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"samples": samples}))
+    prepare(str(tmp_path / "s.yaml"), tmp_path / "d")
+    for plan in (SplitPlan(), SplitPlan(folds=4)):
+        dataset = split_dataset(open_dataset(tmp_path / "d"), plan).dataset
+        assert sum(dataset.table(name).num_rows for name in dataset.splits()) == dataset.manifest["kept"]
+        assert leaks(dataset, 0.8) == []
+    prepare(str(tmp_path / "s.yaml"), tmp_path / "e", CleaningSettings(near_duplicates=False))
+    assert leaks(split_dataset(open_dataset(tmp_path / "e"), SplitPlan()).dataset, 0.8) != []
