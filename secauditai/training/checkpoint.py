@@ -73,6 +73,8 @@ class TrainState:
     """Length of `metrics.jsonl` when the checkpoint was written."""
     finished: bool = False
     """Whether training ended here, by its steps or by early stopping."""
+    stopped_by: str | None = None
+    """Who asked to stop here before the end: `request` (a user, a scheduler) or `sweep`; None while it goes on."""
 
 
 def save_checkpoint(

@@ -17,9 +17,9 @@ from secauditai.cluster import ensure_ray, in_ray_job
 from secauditai.errors import ClusterError, RunError, SecAuditError
 from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, RUNNING, STOPPED, Run
-from secauditai.training.checkpoint import list_checkpoints, read_state
+from secauditai.training.checkpoint import TrainState, list_checkpoints, read_state
 from secauditai.training.follow import Follower
-from secauditai.training.loop import train_rank
+from secauditai.training.loop import AfterValidation, train_rank
 from secauditai.training.recipe import Recipe, read_recipe
 
 _BROKEN_PEER = (
@@ -30,6 +30,8 @@ _BROKEN_PEER = (
     "broken pipe",
 )
 """What gloo and nccl say in the surviving ranks when another rank has died."""
+STOP_MESSAGES = {"request": "asked to stop before the end", "sweep": "stopped by request of the sweep"}
+"""By `TrainState.stopped_by`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Launch:
     attempts: int
     finished: bool
     """False when it was asked to stop before the end."""
+    stopped_by: str | None = None
+    """Who asked: `request` (a user, a scheduler) or `sweep`."""
 
 
 class WorkersLost(Exception):
@@ -53,6 +57,7 @@ def launch(
     *,
     address: str | None = None,
     in_process: bool = False,
+    after_validation: AfterValidation | None = None,
     max_failures: int = 3,
     progress: Progress = silent,
     notify: Callable[[str], None] = print,
@@ -63,6 +68,7 @@ def launch(
         run: the run; its recipe says all the rest.
         address: the Ray cluster, when it is not this machine.
         in_process: train in this process without Ray Train, as a sweep's trial does.
+        after_validation: told every validation, and may end the training there; only with `in_process`.
         max_failures: worker deaths survived by starting again from the newest checkpoint.
         progress: told about the global step.
         notify: told, in a sentence, about each restart.
@@ -79,7 +85,7 @@ def launch(
             while True:
                 attempts += 1
                 try:
-                    startup += _attempt(run, recipe, address, in_process=in_process)
+                    startup += _attempt(run, recipe, address, after_validation, in_process=in_process)
                     break
                 except WorkersLost as loss:
                     if attempts > max_failures:
@@ -90,16 +96,21 @@ def launch(
     except SecAuditError as error:
         run.update(status=FAILED, message=str(error))
         raise
-    finished = training_finished(run)
+    state = _newest_state(run)
+    finished, stopped_by = state.finished, state.stopped_by
     if not finished:
-        run.update(status=STOPPED, message="asked to stop before the end")
-    return Launch(time.monotonic() - begun - startup, startup, attempts, finished)
+        run.update(status=STOPPED, message=STOP_MESSAGES.get(stopped_by or "", "stopped before the end"))
+    return Launch(time.monotonic() - begun - startup, startup, attempts, finished, stopped_by)
 
 
 def training_finished(run: Run) -> bool:
     """Whether the newest checkpoint is the end of training."""
+    return _newest_state(run).finished
+
+
+def _newest_state(run: Run) -> TrainState:
     checkpoints = list_checkpoints(run.layout.checkpoints)
-    return bool(checkpoints) and read_state(checkpoints[-1]).finished
+    return read_state(checkpoints[-1]) if checkpoints else TrainState()
 
 
 def uses_worker_group(recipe: Recipe, address: str | None) -> bool:
@@ -107,13 +118,15 @@ def uses_worker_group(recipe: Recipe, address: str | None) -> bool:
     return recipe.world_size > 1 or address is not None or in_ray_job()
 
 
-def _attempt(run: Run, recipe: Recipe, address: str | None, *, in_process: bool) -> float:
+def _attempt(
+    run: Run, recipe: Recipe, address: str | None, after_validation: AfterValidation | None, *, in_process: bool
+) -> float:
     """Run the loop once; return the seconds that Ray took to start."""
     failure = run.layout.root / "failure.json"
     failure.unlink(missing_ok=True)
     startup = 0.0
     if in_process:
-        train_rank(run.root, 0, 1)  # Ray Train does not run inside a trial of Ray Tune
+        train_rank(run.root, 0, 1, after_validation)  # Ray Train does not run inside a trial of Ray Tune
     elif uses_worker_group(recipe, address):
         startup = _fit_in_workers(run, recipe, address)
     else:

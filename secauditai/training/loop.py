@@ -6,7 +6,7 @@ It reads the run directory, finds the newest whole checkpoint, and goes on from 
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +38,22 @@ from secauditai.training.validation import Validator
 
 logger = logging.getLogger("secauditai.training")
 
+AfterValidation = Callable[[int, Mapping[str, float]], bool]
+"""What a sweep passes to follow one of its trials: called with the global step and the validation metrics, right after
+they are recorded; True asks the loop to stop there. The state is saved first, with `stopped_by` "sweep", so that the
+trial can be continued. A validation that is redone after a restart is told again."""
 
-def train_rank(run_root: Path, index: int, world_size: int) -> TrainState | None:
+
+def train_rank(
+    run_root: Path, index: int, world_size: int, after_validation: AfterValidation | None = None
+) -> TrainState | None:
     """Train to the end, to early stopping or to a stop request, as one rank of the run in this directory.
+
+    Args:
+        run_root: the run directory.
+        index: this rank.
+        world_size: how many ranks there are; 1 when `after_validation` is given.
+        after_validation: see `AfterValidation`.
 
     Returns:
         The state at the end; None after a user's error, which is in `failure.json`: raised, Ray would take it for a
@@ -51,7 +64,7 @@ def train_rank(run_root: Path, index: int, world_size: int) -> TrainState | None
     (layout.root / "ready").touch()  # tells the driver that Ray has started up
     with open_rank(recipe, layout.logs, index, world_size) as rank:
         try:
-            return Loop(recipe, layout, rank).run()
+            return Loop(recipe, layout, rank, after_validation).run()
         except SecAuditError as error:
             logger.error("stopped: %s", error)
             write_json(
@@ -63,8 +76,10 @@ def train_rank(run_root: Path, index: int, world_size: int) -> TrainState | None
 class Loop:
     """One rank's walk from its newest checkpoint to the end of the run."""
 
-    def __init__(self, recipe: Recipe, layout: RunLayout, rank: Rank) -> None:
-        self.recipe, self.layout, self.rank = recipe, layout, rank
+    def __init__(
+        self, recipe: Recipe, layout: RunLayout, rank: Rank, after_validation: AfterValidation | None = None
+    ) -> None:
+        self.recipe, self.layout, self.rank, self.after_validation = recipe, layout, rank, after_validation
         self.store = open_token_store(Path(recipe.train_store))
         self.model: nn.Module = build_model(recipe).to(rank.device)
         self.optimizer = build_optimizer(self.model, recipe.optimization, recipe.learning_rate)
@@ -96,15 +111,15 @@ class Loop:
                     plan = self._shrink()
                     continue
                 self._after_step(plan, result)
-                if result.stop:
-                    logger.info("asked to stop at step %d", self.state.global_step)
+                if self.state.stopped_by is not None:
+                    logger.info("asked to stop at step %d (%s)", self.state.global_step, self.state.stopped_by)
                     break
         return self.state
 
     def _continue_from_newest(self) -> None:
         newest = newest_checkpoint(self.layout.checkpoints, logger.warning)
         if newest is not None:
-            self.state = load_checkpoint(newest, self.model, self.optimizer)
+            self.state = replace(load_checkpoint(newest, self.model, self.optimizer), stopped_by=None)
             logger.info("continuing from %s", newest.root.name)
 
     def _plan(self) -> BatchPlan:
@@ -129,7 +144,9 @@ class Loop:
             self._record("train", values | self.speed.take() if result.updated else {"skipped": 1.0})
         improved = self._validate() if step % recipe.eval_interval == 0 or last else False
         state.finished = last or (0 < recipe.early_stopping <= state.stale_validations)
-        if improved or state.finished or result.stop or (self.rank.leads and self.clock.due(step)):
+        if result.stop and not state.finished:
+            state.stopped_by = "request"
+        if improved or state.finished or state.stopped_by or (self.rank.leads and self.clock.due(step)):
             self._save()
 
     def _validate(self) -> bool:
@@ -137,6 +154,8 @@ class Loop:
         metrics, seconds = self.validator.run()
         self.speed.pause(seconds)
         self._record("val", metrics | {"seconds": round(seconds, 3)})
+        if self.after_validation is not None and self.after_validation(self.state.global_step, metrics):
+            self.state.stopped_by = "sweep"
         value = metrics.get(self.recipe.selection_metric)
         best = self.state.best_value
         sign = -1.0 if self.recipe.selection_metric == "loss" else 1.0

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,24 @@ def test_the_loop_goes_on_after_any_step_is_asked_to_stop(undisturbed: Run, data
         assert run.info.status == "stopped"
         assert launch(run).finished
     assert weights(run) == weights(undisturbed)
+
+
+def test_a_sweep_may_stop_after_a_validation_and_go_on_later(undisturbed: Run, data: Path, tmp_path: Path) -> None:
+    run, told = new_run(data, tmp_path), []
+
+    def after_validation(step: int, metrics: Mapping[str, float]) -> bool:
+        told.append((step, metrics["roc_auc"]))
+        return len(told) == 1
+
+    first = launch(run, in_process=True, after_validation=after_validation)
+    assert (first.finished, first.stopped_by) == (False, "sweep")
+    assert (run.info.status, run.info.message) == ("stopped", "stopped by request of the sweep")
+    assert list_checkpoints(run.layout.checkpoints)[-1].step == told[0][0] == run.info.steps_per_epoch
+    second = launch(run, in_process=True, after_validation=after_validation)
+    assert (second.finished, second.stopped_by) == (True, None)
+    assert told == [(r["step"], r["roc_auc"]) for r in read_metrics(run.layout.metrics) if r["kind"] == "val"]
+    assert weights(run) == weights(undisturbed)
+    assert history(run) == history(undisturbed)
 
 
 def test_gradient_accumulation_does_not_change_the_step(data: Path, tmp_path: Path) -> None:
