@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# One training on several Slurm nodes: Ray starts with the allocation and ends with it.
+#   sbatch --nodes 2 cluster/slurm/train.sh jobs/finetune-codebert.yaml [further options of `secauditai train start`]
+#SBATCH --job-name=secauditai
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=1
+#SBATCH --time=08:00:00
+#SBATCH --output=secauditai-%j.log
+set -euo pipefail
+
+if [[ $# -lt 1 || ! -f $1 ]]; then
+    echo "Usage: sbatch cluster/slurm/train.sh CONFIG.yaml [OPTION…]" >&2
+    exit 2
+fi
+config=$(realpath "$1")
+shift
+
+# The project on storage that all nodes share, with its environment in .venv, and the workspace beside it.
+project=${SLURM_SUBMIT_DIR:?run this with sbatch}
+export SECAUDITAI_WORKSPACE=${SECAUDITAI_WORKSPACE:-$project/.secauditai}
+export PATH="$project/.venv/bin:$PATH"
+
+set -a
+# shellcheck source=/dev/null
+. "${SECAUDITAI_ENV:-$HOME/.secauditai/cluster.env}"
+set +a
+
+# Nodes may be shared with other users: a token of this job's own, readable by its user alone, which every node must present.
+umask 077
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN_PATH=$(mktemp "$project/.ray-token-XXXXXX")
+export RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH RAY_USAGE_STATS_ENABLED=0
+trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node do not meet
+
+# Starts Ray on every node, runs the command on the first one when all have joined, and stops Ray again.
+srun --kill-on-bad-exit=1 ray symmetric-run \
+    --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$SLURM_JOB_ID" \
+    -- secauditai train start --config "$config" --address auto "$@"

@@ -1,0 +1,119 @@
+"""The Dockerfile, the compose file and the shell scripts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from cluster_sources import CLUSTER, PROJECT, SCHEMAS
+
+BIN = Path(sys.executable).parent
+SCRIPTS = (CLUSTER / "slurm" / "train.sh", CLUSTER / "mlflow-server")
+COMPOSE = CLUSTER / "compose" / "compose.yaml"
+
+
+def compose() -> Any:
+    return yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+
+
+def instructions(name: str) -> list[str]:
+    text = (CLUSTER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(rf"^{name}\s+(.+)$", text, re.M)
+
+
+def test_the_dockerfile_passes_the_linter() -> None:
+    done = subprocess.run([BIN / "hadolint", CLUSTER / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_is_pinned_runs_as_an_ordinary_user_and_installs_the_pinned_versions() -> None:
+    bases = instructions("FROM")
+    assert all(re.match(r"python:3\.11\.\d+-slim-\w+", base) for base in bases)
+    assert instructions("USER")[-1] == "1000:1000"
+    (install,) = [run for run in instructions("RUN") if "pip install" in run]
+    assert "--constraint constraints.txt" in install
+    sources = [word for copy in instructions("COPY") if "--from" not in copy for word in copy.split()[:-1]]
+    allowed = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
+    for source in [word.removeprefix("./") for word in sources if not word.startswith("--")]:
+        assert (PROJECT / source).exists(), source
+        assert f"!{source}" in allowed, source
+
+
+def test_the_compose_file_meets_the_specification() -> None:
+    schema = json.loads((SCHEMAS / "compose-spec.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft7Validator(schema)
+    validator.validate(compose())
+    assert not validator.is_valid({**compose(), "service": {}})
+
+
+def test_compose_publishes_on_loopback_and_keeps_the_database_inside() -> None:
+    document = compose()
+    ports = [port for service in document["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(re.match(r"\$\{\w+_BIND:-127\.0\.0\.1\}:", port) for port in ports)
+    assert "ports" not in document["services"]["postgres"]
+    assert document["services"]["postgres"]["networks"] == ["storage"]
+    assert document["networks"]["storage"] == {"internal": True}
+    for service in document["services"].values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service["image"].endswith(":latest")
+        assert ":" in service["image"]
+
+
+def test_every_secret_comes_from_the_environment_and_is_required() -> None:
+    text = COMPOSE.read_text(encoding="utf-8")
+    example = set(re.findall(r"^(\w+)=$", (CLUSTER / "cluster.env.example").read_text(), re.M))
+    for line in text.splitlines():
+        if re.search(r"PASSWORD|SECRET|KEY_ID|secretKey", line) and ":" in line.lstrip(" #"):
+            assert re.search(r"\$\{\w+:\?\}", line), line
+    assert set(re.findall(r"\$\{(\w+):\?\}", text)) <= example
+    for path in sorted(CLUSTER.rglob("*.env*")):
+        assert not re.findall(r"^\w+=.+$", path.read_text(), re.M), f"{path} has a value"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_pass_bash_and_shellcheck(path: Path) -> None:
+    assert os.access(path, os.X_OK)
+    for command in (["bash", "-n"], [BIN / "shellcheck"]):
+        done = subprocess.run([*command, path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_slurm_starts_one_ray_per_node_with_a_token() -> None:
+    text = SCRIPTS[0].read_text(encoding="utf-8")
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.M))
+    assert options["ntasks-per-node"] == "1"
+    assert "exclusive" in options
+    assert int(options["nodes"]) >= 2
+    body = text[text.index("set -euo pipefail") :]
+    assert "RAY_AUTH_MODE=token" in body
+    assert "umask 077" in body
+    assert "--dashboard-host 127.0.0.1" in body
+
+
+def test_slurm_names_its_usage_when_there_is_no_configuration(tmp_path: Path) -> None:
+    done = subprocess.run(["bash", SCRIPTS[0], tmp_path / "none.yaml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Usage: sbatch" in done.stderr
+
+
+def test_every_recipe_has_a_page_and_what_pages_name_is_there() -> None:
+    pages = sorted((PROJECT / "docs" / "clusters").glob("*.md"))
+    assert len(pages) >= 6
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for path in re.findall(r"\bcluster/[\w./-]*\w", text):
+            assert (PROJECT / path).exists(), f"{page.name}: {path}"
+        for config in re.findall(r"--config ([\w.-]+\.yaml)", text):
+            assert (PROJECT / "jobs" / config).exists(), f"{page.name}: {config}"
+    linked = (CLUSTER / "README.md").read_text(encoding="utf-8")
+    for page in pages:
+        assert page.name == "index.md" or f"../docs/clusters/{page.name}" in linked
