@@ -1,0 +1,103 @@
+"""The entry points and configurations in `jobs/`."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli, make_samples
+
+from secauditai.config.files import read_layer, resolve_config, spaces_of
+
+JOBS = Path(__file__).parents[2] / "jobs"
+CONFIGS = sorted(JOBS.glob("*.yaml"))
+
+
+@pytest.fixture
+def complete() -> Any:
+    return runpy.run_path(str(JOBS / "train.py"))["complete"]
+
+
+def test_there_is_a_configuration_for_each_purpose() -> None:
+    assert [path.stem for path in CONFIGS] == ["finetune-codebert", "smoke", "tune-codebert"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_setting_of_a_configuration_is_known_and_they_agree(path: Path) -> None:
+    layer = read_layer(path)
+    config = resolve_config(layer, allow_spaces=True)
+    assert bool(spaces_of(layer)) == path.stem.startswith("tune")
+    assert config.input.data == "security_dataset"
+    assert config.architecture.model == ("transformer" if path.stem == "smoke" else "codebert")
+
+
+def test_search_spaces_make_it_a_sweep(complete: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    for path in CONFIGS:
+        line = complete(["--config", str(path), "--epochs", "1"])
+        assert line[:2] == ["train", "tune" if path.stem.startswith("tune") else "start"]
+        assert line[2:] == ["--config", str(path), "--epochs", "1"]
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("learnig_rate: 1\n")
+    assert complete(["--config", str(broken)])[1] == "start"
+    assert complete([]) == ["train", "start"]
+
+
+def test_inside_a_ray_job_the_work_goes_to_the_cluster(complete: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert complete(["--config", "x.yaml"])[-2:] == ["--address", "auto"]
+    assert complete(["--address", "head:6379"])[-2:] == ["--address", "head:6379"]
+
+
+def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("learnig_rate: 1\n")
+    command = [sys.executable, JOBS / "train.py", "--config", "broken.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: broken.yaml: ")
+    assert "learning_rate" in done.stderr
+
+
+@pytest.mark.ray
+def test_scores_are_written_by_a_task_and_errors_come_back(
+    ray_cluster: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "samples.jsonl"
+    data.write_text("\n".join(json.dumps(sample) for sample in make_samples(20)))
+    workspace = tmp_path / ".secauditai"
+    small = ("--max-length", 64, "--vocab-size", 320, "--max-steps", 2)
+    assert cli("train", "finetune", "--data", data, "--name", "m", *small).code == 0
+    script = runpy.run_path(str(JOBS / "score.py"))
+
+    def score(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["score.py", *map(str, arguments)])
+        return int(script["main"]())
+
+    output = tmp_path / "scores.jsonl"
+    common = ("--workspace", workspace, "--data", data, "--output", output)
+    assert score("--model", "m", *common) == 0
+    assert len(output.read_text().splitlines()) == 40
+    capfd.readouterr()
+    assert score("--model", "m", *common) == 1
+    assert capfd.readouterr().err.startswith("Error: ")
+    with pytest.raises(SystemExit) as ended:
+        score("--model", "m", "--workspace", workspace, "--data", data, "--output", "scores.jsonl")
+    assert ended.value.code == 2
+
+
+@pytest.mark.ray
+def test_scaling_waits_for_what_is_there_and_gives_up(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(JOBS / "scale.py"))
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--cpus", "1"])
+    assert script["main"]() == 0
+    assert "CPU" in capfd.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--cpus", "100000", "--minutes", "0"])
+    assert script["main"]() == 1
+    assert "still missing {'CPU': 100000}" in capfd.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["scale.py"])
+    assert script["main"]() == 0
