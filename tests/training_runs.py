@@ -1,5 +1,6 @@
 """Small real runs for the training tests."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from secauditai.config.files import resolve_config
 from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
 from secauditai.data.split import SplitPlan, split_dataset
-from secauditai.runs import Run, read_metrics
+from secauditai.runs import Run, RunLayout, read_metrics
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.preparation import plan_training, prepare_run
 from secauditai.training.request import TrainRequest
@@ -38,6 +39,12 @@ def new_run(data: Path, workspace: Path, *, kind: str = "finetune", **settings: 
     """A prepared run, not yet trained and not tracked."""
     config = resolve_config({**SMALL, "data": str(data), **settings})
     return prepare_run(plan_training(TrainRequest(kind, "m", config, workspace)))
+
+
+def copy_run(run: Run, directory: Path) -> Run:
+    """A copy of a run's directory; it reads the same token stores and initial encoder."""
+    shutil.copytree(run.root, directory / run.root.name)
+    return Run(RunLayout(directory / run.root.name))
 
 
 def weights(run: Run) -> dict[str, bytes]:

@@ -5,20 +5,23 @@
 """
 
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 
 from secauditai.errors import RunError
 from secauditai.files import describe_file, write_json
+
+logger = logging.getLogger("secauditai.training")
 
 _NAME = re.compile(r"checkpoint_(\d+)")
 
@@ -77,27 +80,59 @@ class TrainState:
     """Who asked to stop here before the end: `request` (a user, a scheduler) or `sweep`; None while it goes on."""
 
 
-def save_checkpoint(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState
-) -> CheckpointLayout:
-    """Write the checkpoint of the state's step below `directory`; one that exists already is replaced."""
-    final = CheckpointLayout(directory / f"checkpoint_{state.global_step}")
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, copied out of the training at one moment, so that training may go on."""
+
+    step: int
+    weights: dict[str, Tensor]
+    """The model's tensors by name; of tied ones only the first."""
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Snapshot:
+    """Copy weights, optimizer and state into memory that training does not touch."""
+    tensors, scalars = _flatten(optimizer)
+    return Snapshot(
+        step=state.global_step,
+        weights=_copy(_untied(model.state_dict())),
+        optimizer=_copy(tensors),
+        state={**asdict(state), "optimizer_scalars": scalars},
+    )
+
+
+def write_snapshot(directory: Path, snapshot: Snapshot, history: Path | None = None) -> CheckpointLayout:
+    """Write a checkpoint below `directory`; one of the same step that exists already is replaced.
+
+    Args:
+        directory: where checkpoints are.
+        snapshot: what to write.
+        history: `metrics.jsonl`; what the state counts of it is on the disk before the manifest is.
+
+    Raises:
+        OSError, SafetensorError: when it cannot be written; nothing of it is left then.
+    """
+    final = CheckpointLayout(directory / f"checkpoint_{snapshot.step}")
     partial = CheckpointLayout(directory / f".{final.root.name}.{os.getpid()}.partial")
     shutil.rmtree(partial.root, ignore_errors=True)
     partial.root.mkdir(parents=True)
-    save_model(model, str(partial.weights))
-    tensors, scalars = _flatten(optimizer)
-    save_file(tensors, str(partial.optimizer))
-    write_json(partial.state, {**asdict(state), "optimizer_scalars": scalars})
-    files = {path.name: describe_file(path) for path in (partial.weights, partial.optimizer, partial.state)}
-    write_json(partial.manifest, {"version": 1, "global_step": state.global_step, "files": files})
-    for path in partial.root.iterdir():
-        _sync(path)
-    if final.root.exists():
-        final.root.rename(partial.root.with_suffix(".old"))
-    partial.root.rename(final.root)
-    _sync(directory)
-    shutil.rmtree(partial.root.with_suffix(".old"), ignore_errors=True)
+    try:
+        save_file(snapshot.weights, str(partial.weights))
+        save_file(snapshot.optimizer, str(partial.optimizer))
+        write_json(partial.state, snapshot.state)
+        written = (partial.weights, partial.optimizer, partial.state)
+        for path in (*written, *([history] if history else [])):
+            _sync(path)
+        files = {path.name: describe_file(path) for path in written}
+        write_json(partial.manifest, {"version": 1, "global_step": snapshot.step, "files": files})
+        _sync(partial.manifest)
+        _sync(partial.root)
+        delete_checkpoint(final)
+        partial.root.rename(final.root)
+        _sync(directory)
+    finally:
+        shutil.rmtree(partial.root, ignore_errors=True)
     return final
 
 
@@ -132,64 +167,148 @@ def check_checkpoint(checkpoint: CheckpointLayout) -> None:
         RunError: naming the file that is missing or differs.
     """
     try:
-        files = json.loads(checkpoint.manifest.read_text(encoding="utf-8"))["files"]
-        for name, expected in files.items():
-            path = checkpoint.root / name
+        manifest = json.loads(checkpoint.manifest.read_text(encoding="utf-8"))
+        if manifest["global_step"] != checkpoint.step:
+            raise ValueError(f"its manifest is of step {manifest['global_step']}")
+        for path in (checkpoint.weights, checkpoint.optimizer, checkpoint.state):
+            expected = manifest["files"][path.name]
             if path.stat().st_size != expected["bytes"] or describe_file(path) != expected:
-                raise RunError(f"damaged checkpoint: {name} differs from its manifest", where=str(checkpoint.root))
+                raise ValueError(f"{path.name} differs from its manifest")
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise RunError(f"damaged checkpoint: {missing} is missing", where=str(checkpoint.root)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"damaged checkpoint: {error}", where=str(checkpoint.root)) from None
 
 
 def list_checkpoints(directory: Path) -> list[CheckpointLayout]:
     """The checkpoints that have a manifest, oldest first; whether they are whole is not checked."""
-    found = [CheckpointLayout(path) for path in directory.glob("checkpoint_*") if _NAME.fullmatch(path.name)]
-    return sorted((item for item in found if item.manifest.exists()), key=lambda item: item.step)
+    return [item for item in _directories(directory) if item.manifest.exists()]
 
 
 def newest_checkpoint(directory: Path, report_damage: Callable[[str], None]) -> CheckpointLayout | None:
-    """The newest checkpoint that is whole; damaged ones are reported and passed over."""
-    for checkpoint in reversed(list_checkpoints(directory)):
+    """The newest checkpoint that training can go on from; damaged ones are reported and passed over.
+
+    One whose best checkpoint so far is damaged or missing is passed over too: going on from an earlier one makes the
+    best one again.
+
+    Raises:
+        RunError: when there are checkpoints and all of them are damaged.
+    """
+    reasons: list[str] = []
+    for checkpoint in reversed(_directories(directory)):
         try:
             check_checkpoint(checkpoint)
+            _check_best(checkpoint)
         except RunError as error:
             report_damage(str(error))
+            reasons.append(error.message)
         else:
             return checkpoint
+    if reasons:
+        raise RunError(
+            f"all {len(reasons)} checkpoints are damaged, the newest: {reasons[0]}",
+            where=str(directory),
+            hint="Restore one of them from a copy, or start a new run.",
+        )
     return None
 
 
-def resolve_checkpoint(directory: Path, wanted: str) -> CheckpointLayout:
+def _check_best(checkpoint: CheckpointLayout) -> None:
+    best = read_state(checkpoint).best_step
+    if best not in (None, checkpoint.step):
+        try:
+            check_checkpoint(CheckpointLayout(checkpoint.root.with_name(f"checkpoint_{best}")))
+        except RunError as error:
+            raise RunError(f"its best checkpoint so far is of no use: {error}", where=str(checkpoint.root)) from None
+
+
+def resolve_checkpoint(
+    directory: Path, wanted: str, report_damage: Callable[[str], None] = logger.warning
+) -> CheckpointLayout:
     """Find `checkpoint_1000.pt`, `checkpoint_1000`, `1000`, `latest`, `best` or a path.
 
     Raises:
-        RunError: when there is no such checkpoint, with those there are.
+        RunError: when there is no such checkpoint, with those there are, or it is damaged.
     """
-    checkpoints = list_checkpoints(directory)
     name = wanted.removesuffix(".pt").removeprefix("checkpoint_")
     found: CheckpointLayout | None = None
-    if name == "latest":
-        found = checkpoints[-1] if checkpoints else None
-    elif name == "best":
-        best = read_state(checkpoints[-1]).best_step if checkpoints else None
-        found = next((item for item in checkpoints if item.step == best), None)
+    if name in ("latest", "best"):
+        found = newest_checkpoint(directory, report_damage)
+        best = read_state(found).best_step if found else None
+        if name == "best":
+            found = CheckpointLayout(directory / f"checkpoint_{best}") if best is not None else None
     elif name.isdigit():
-        found = next((item for item in checkpoints if item.step == int(name)), None)
+        found = next((item for item in _directories(directory) if item.step == int(name)), None)
     elif (Path(wanted) / "manifest.json").exists():
         found = CheckpointLayout(Path(wanted).absolute())
     if found is None:
-        steps = ", ".join(str(item.step) for item in checkpoints) or "none"
+        steps = ", ".join(str(item.step) for item in list_checkpoints(directory)) or "none"
         raise RunError(
             f"there is no checkpoint {wanted!r}", where=str(directory), hint=f"Steps with a checkpoint: {steps}."
         )
+    check_checkpoint(found)
     return found
 
 
-def prune_checkpoints(directory: Path, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one."""
-    for checkpoint in list_checkpoints(directory)[:-keep]:
-        if checkpoint.step != best_step:
-            shutil.rmtree(checkpoint.root)
+def prune_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one of each of these."""
+    checkpoints = list_checkpoints(directory)
+    best = {read_state(checkpoint).best_step for checkpoint in checkpoints[-keep:]}
+    for checkpoint in checkpoints[:-keep]:
+        if checkpoint.step not in best:
+            delete_checkpoint(checkpoint)
+
+
+def delete_checkpoint(checkpoint: CheckpointLayout) -> None:
+    """Delete a checkpoint so that a process killed meanwhile leaves none that looks damaged."""
+    if checkpoint.root.exists():
+        doomed = checkpoint.root.with_name(f".{checkpoint.root.name}.{os.getpid()}.old.partial")
+        shutil.rmtree(doomed, ignore_errors=True)
+        checkpoint.root.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def clear_directory(directory: Path, step: int) -> list[Path]:
+    """Make room for going on from a step.
+
+    What a killed process left half-written is deleted. Checkpoints of later steps, which are damaged or rest on a
+    damaged one, are set aside under another name.
+
+    Returns:
+        What was set aside.
+    """
+    for left in directory.glob(".checkpoint_*.partial"):
+        shutil.rmtree(left)
+    aside: list[Path] = []
+    for checkpoint in _directories(directory):
+        if checkpoint.step > step:
+            target = checkpoint.root.with_name(f"damaged_{checkpoint.root.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            aside.append(checkpoint.root.rename(target))
+    return aside
+
+
+def _directories(directory: Path) -> list[CheckpointLayout]:
+    """Everything that a checkpoint's name stands on, oldest first."""
+    found = [CheckpointLayout(path) for path in directory.glob("checkpoint_*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda item: item.step)
+
+
+def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out tensors that are another one under a second name; `load_model` finds them again."""
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        first.setdefault(place if tensor.numel() else (name,), name)
+    return {name: tensors[name] for name in first.values()}
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -198,7 +317,7 @@ def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"{number}.{name}"] = value.contiguous()
+                tensors[f"{number}.{name}"] = value
             elif value is not None:
                 scalars[f"{number}.{name}"] = float(value)
     return tensors, scalars

@@ -1,5 +1,6 @@
 """The end of a run: the best weights become a bundle, calibrated on the validation split, beside its baseline."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from secauditai.models.predict import DETECTION, softmax
 from secauditai.models.tokenizer import load_tokenizer
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run
-from secauditai.training.checkpoint import CheckpointLayout, list_checkpoints, load_checkpoint, read_state
+from secauditai.training.checkpoint import CheckpointLayout, load_checkpoint, newest_checkpoint, read_state
 from secauditai.training.model import build_model
 from secauditai.training.objectives import IGNORED, Classification
 from secauditai.training.rank import Rank
 from secauditai.training.recipe import Recipe, read_recipe
 from secauditai.training.validation import METRIC_NAMES, Validator
+
+logger = logging.getLogger("secauditai.training")
 
 
 def save_best(run: Run, progress: Progress = silent) -> tuple[Bundle, dict[str, float | None]]:
@@ -71,14 +74,11 @@ def best_checkpoint(run: Run) -> CheckpointLayout:
     Raises:
         RunError: when it, or the end of training, is missing.
     """
-    checkpoints = list_checkpoints(run.layout.checkpoints)
-    state = read_state(checkpoints[-1]) if checkpoints else None
+    newest = newest_checkpoint(run.layout.checkpoints, logger.warning)
+    state = read_state(newest) if newest else None
     if state is None or not state.finished:
         raise RunError("training has not come to its end", where=str(run.root), hint="Use `secauditai train resume`.")
-    for checkpoint in checkpoints:
-        if checkpoint.step == state.best_step:
-            return checkpoint
-    raise RunError(f"the best checkpoint, of step {state.best_step}, is missing", where=str(run.layout.checkpoints))
+    return CheckpointLayout(run.layout.checkpoints / f"checkpoint_{state.best_step}")
 
 
 def calibrate(

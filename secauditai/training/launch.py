@@ -17,10 +17,12 @@ from secauditai.cluster import ensure_ray, in_ray_job
 from secauditai.errors import ClusterError, RunError, SecAuditError
 from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, RUNNING, STOPPED, Run
-from secauditai.training.checkpoint import TrainState, list_checkpoints, read_state
+from secauditai.training.checkpoint import TrainState, newest_checkpoint, read_state
 from secauditai.training.follow import Follower
 from secauditai.training.loop import AfterValidation, train_rank
 from secauditai.training.recipe import Recipe, read_recipe
+
+logger = logging.getLogger("secauditai.training")
 
 _BROKEN_PEER = (
     "connection closed by peer",
@@ -104,13 +106,13 @@ def launch(
 
 
 def training_finished(run: Run) -> bool:
-    """Whether the newest checkpoint is the end of training."""
+    """Whether the newest whole checkpoint is the end of training."""
     return _newest_state(run).finished
 
 
 def _newest_state(run: Run) -> TrainState:
-    checkpoints = list_checkpoints(run.layout.checkpoints)
-    return read_state(checkpoints[-1]) if checkpoints else TrainState()
+    newest = newest_checkpoint(run.layout.checkpoints, logger.warning)
+    return read_state(newest) if newest else TrainState()
 
 
 def uses_worker_group(recipe: Recipe, address: str | None) -> bool:

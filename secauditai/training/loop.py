@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from secauditai.data.plan import BatchPlan
@@ -19,22 +20,17 @@ from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
 from secauditai.runs import RunLayout
-from secauditai.training.checkpoint import (
-    TrainState,
-    load_checkpoint,
-    newest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
+from secauditai.training.journal import Journal, open_journal
 from secauditai.training.model import build_model
 from secauditai.training.objectives import build_objective, sampling_classes
 from secauditai.training.optimizer import build_optimizer
 from secauditai.training.rank import Rank, open_rank
 from secauditai.training.recipe import Recipe, read_recipe
-from secauditai.training.recorder import Recorder, Speed
-from secauditai.training.schedule import CheckpointClock
+from secauditai.training.recorder import Speed
 from secauditai.training.step import OutOfMemory, Stepper, StepResult
 from secauditai.training.validation import Validator
+from secauditai.training.writer import name_of_newest
 
 logger = logging.getLogger("secauditai.training")
 
@@ -67,9 +63,11 @@ def train_rank(
             return Loop(recipe, layout, rank, after_validation).run()
         except SecAuditError as error:
             logger.error("stopped: %s", error)
-            write_json(
-                layout.root / "failure.json", {"message": error.message, "where": error.where, "hint": error.hint}
-            )
+            document = {"message": error.message, "where": error.where, "hint": error.hint}
+            try:
+                write_json(layout.root / "failure.json", document)
+            except OSError:  # a full disk takes not even this: the error must go by itself
+                raise error from None
             return None
 
 
@@ -87,40 +85,66 @@ class Loop:
         self.stepper = Stepper(recipe, rank, self.model, self.optimizer, objective, self.store)
         self.validator = Validator(recipe, rank, self.model)
         self.state = TrainState(micro_batch_tokens=recipe.micro_batch_tokens)
-        self.clock = CheckpointClock(recipe.checkpoint_interval, recipe.steps_per_epoch)
         self.speed = Speed()
-        self.recorder: Recorder | None = None
+        self.journal: Journal | None = None
+        """Of the leading rank."""
 
     def run(self) -> TrainState:
-        """Train on, and return the state at the end."""
+        """Train on, and return the state at the end.
+
+        Raises:
+            RunError: when training or writing cannot go on.
+        """
         with ExitStack() as stack:
             stop = stack.enter_context(stop_requests())
-            self._continue_from_newest()
+            fresh = not self._continue_from_newest()
             if self.rank.leads:
-                self.recorder = Recorder(self.layout.metrics, self.state.metrics_bytes)
-                stack.callback(self.recorder.close)
-                stack.enter_context(self._shipping())
-            if self.state.global_step == 0:
+                self.journal = stack.enter_context(open_journal(self.recipe, self.layout, self.state))
+            if fresh:
                 self._save()
             plan = self._plan()
             self.model.train()
-            while not self.state.finished and self.state.global_step < self.recipe.total_steps:
+            while not self._ended():
                 try:
-                    result = self.stepper.run(plan, self.state.global_step + 1, stop=stop.is_set())
+                    result = self.stepper.run(plan, self.state.global_step + 1, stop=stop.is_set() or self._blocked())
                 except OutOfMemory:
                     plan = self._shrink()
                     continue
                 self._after_step(plan, result)
-                if self.state.stopped_by is not None:
-                    logger.info("asked to stop at step %d (%s)", self.state.global_step, self.state.stopped_by)
-                    break
+            if self.state.stopped_by is not None:
+                logger.info("asked to stop at step %d (%s)", self.state.global_step, self.state.stopped_by)
+            if self.journal is not None:
+                self.journal.settle()
         return self.state
 
-    def _continue_from_newest(self) -> None:
+    def _ended(self) -> bool:
+        state = self.state
+        return state.finished or state.stopped_by is not None or state.global_step >= self.recipe.total_steps
+
+    def _blocked(self) -> bool:
+        """Whether this rank cannot write any more; all ranks then stop together, after one more step."""
+        return self.journal is not None and self.journal.failed
+
+    def _continue_from_newest(self) -> bool:
+        """Go on from the newest checkpoint; tell whether there was one."""
         newest = newest_checkpoint(self.layout.checkpoints, logger.warning)
-        if newest is not None:
-            self.state = replace(load_checkpoint(newest, self.model, self.optimizer), stopped_by=None)
-            logger.info("continuing from %s", newest.root.name)
+        self._agree_on(newest.step if newest else -1)
+        if newest is None:
+            return False
+        self.state = replace(load_checkpoint(newest, self.model, self.optimizer), stopped_by=None)
+        logger.info("continuing from %s", newest.root.name)
+        return True
+
+    def _agree_on(self, step: int) -> None:
+        """Make sure that all ranks go on from the same step, and that none writes before all have looked."""
+        sums = torch.tensor([step, step * step], dtype=torch.int64, device=self.rank.device)
+        self.rank.sum(sums)
+        if sums.tolist() != [step * self.rank.world_size, step * step * self.rank.world_size]:
+            raise RunError(
+                "the workers see different checkpoints",
+                where=str(self.layout.checkpoints),
+                hint="The workspace must be on storage that all nodes share.",
+            )
 
     def _plan(self) -> BatchPlan:
         return BatchPlan(
@@ -146,7 +170,7 @@ class Loop:
         state.finished = last or (0 < recipe.early_stopping <= state.stale_validations)
         if result.stop and not state.finished:
             state.stopped_by = "request"
-        if improved or state.finished or state.stopped_by or (self.rank.leads and self.clock.due(step)):
+        if improved or state.finished or state.stopped_by or (self.journal and self.journal.due(step)):
             self._save()
 
     def _validate(self) -> bool:
@@ -176,13 +200,16 @@ class Loop:
             "step %d skipped: loss %s, gradient norm %s, samples %s", step, result.loss, result.gradient_norm, samples
         )
         if self.state.skipped > self.recipe.max_skipped:
-            newest = newest_checkpoint(self.layout.checkpoints, logger.warning)
             raise RunError(
                 f"the loss was not finite in {self.state.skipped} steps in a row, the last one step {step}",
                 where=f"samples {', '.join(samples[:8])}{' …' if len(samples) > 8 else ''}",
-                hint="Lower --learning-rate or --gradient-clip. "
-                f"The last good checkpoint is {newest.root.name if newest else 'none'}.",
+                hint=f"Lower --learning-rate or --gradient-clip. The last good checkpoint is {self._last_good()}.",
             )
+
+    def _last_good(self) -> str:
+        if self.journal is not None:
+            self.journal.settle()
+        return name_of_newest(self.layout.checkpoints)
 
     def _shrink(self) -> BatchPlan:
         """Halve the micro-batch budget; the step is redone with the same samples."""
@@ -192,36 +219,13 @@ class Loop:
         return self._plan()
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:
-        if self.recorder is not None:
-            epoch = self.state.global_step / self.recipe.steps_per_epoch
-            self.recorder.record(kind, self.state.global_step, epoch, dict(values))
+        if self.journal is not None:
+            self.journal.record(kind, self.state.global_step, values)
 
     def _save(self) -> None:
         """Write a checkpoint; only the leading rank does, all ranks hold the same weights."""
-        if self.recorder is None:
-            return
-        state = replace(self.state, metrics_bytes=self.recorder.position())
-        checkpoint = save_checkpoint(self.layout.checkpoints, self.model, self.optimizer, state)
-        self.clock.saved(state.global_step)
-        logger.info("wrote %s", checkpoint.root.name)
-        if self.recipe.keep_checkpoints:
-            prune_checkpoints(self.layout.checkpoints, self.recipe.keep_checkpoints, state.best_step)
-
-    @contextmanager
-    def _shipping(self) -> Iterator[None]:
-        """Send metrics to MLflow from a background thread while the run goes on."""
-        if self.recipe.tracking_uri is None or self.recipe.mlflow_run_id is None:
-            yield
-            return
-        from secauditai.tracking.shipper import MetricShipper
-        from secauditai.tracking.store import own_uri
-
-        shipper = MetricShipper(own_uri(self.recipe.tracking_uri), self.recipe.mlflow_run_id, self.layout.metrics)
-        shipper.start()
-        try:
-            yield
-        finally:
-            shipper.close(timeout=20.0)
+        if self.journal is not None:
+            self.journal.save(self.model, self.optimizer, self.state)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The history of a run: timestamped records in `metrics.jsonl`, written by rank 0."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,36 @@ class Recorder:
     """Appends records; a run that goes on from a checkpoint first forgets what came after it."""
 
     def __init__(self, path: Path, keep_bytes: int) -> None:
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(min(keep_bytes, path.stat().st_size))
-        self._file = path.open("a", encoding="utf-8")
+        """Open the file and cut off what came after the checkpoint.
+
+        Args:
+            path: `metrics.jsonl`; made when it is missing.
+            keep_bytes: its length when the checkpoint was written.
+        """
+        # Unbuffered: a record is in the file or refused, and closing writes nothing more.
+        self._file = path.open("ab", buffering=0)
+        self.lost = max(0, keep_bytes - path.stat().st_size)
+        """Bytes of history that the checkpoint counts on and the file does not have."""
+        if not self.lost:
+            self._file.truncate(keep_bytes)
+        self._position = self._file.seek(0, os.SEEK_END)
 
     def record(self, kind: str, step: int, epoch: float, values: dict[str, Any]) -> None:
-        """Append one record: `kind` is train, val or event; `epoch` counts from 0, with its fraction."""
+        """Append one record: `kind` is train, val or event; `epoch` counts from 0, with its fraction.
+
+        Raises:
+            OSError: when the disk takes no more.
+        """
         record = {"kind": kind, "step": step, "epoch": round(epoch, 4), "time": time.time(), **values}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        while line:
+            written = self._file.write(line)
+            self._position += written
+            line = line[written:]
 
     def position(self) -> int:
         """Bytes written so far."""
-        return self._file.tell()
+        return self._position
 
     def close(self) -> None:
         """Close the file."""

@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_reported_and_passed_over(
     found = newest_checkpoint(run.layout.checkpoints, said.append)
     assert found is not None
     assert found.step < newest.step
-    assert bool(said) == (how != "no manifest")
+    assert newest.root.name in said[0]
     train_rank(run.root, 0, 1)
     assert weights(run) == weights(undisturbed)
 

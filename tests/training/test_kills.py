@@ -1,0 +1,67 @@
+"""Real processes, really killed: what is resumed equals what was never disturbed, bit for bit."""
+
+from pathlib import Path
+
+import pytest
+from killed import die_at
+from training_runs import copy_run, history, new_run, weights, write_dataset
+
+from secauditai.runs import Run
+from secauditai.training.checkpoint import list_checkpoints
+from secauditai.training.loop import train_rank
+
+SETTINGS = {"micro_batch_tokens": 96, "eval_interval": 2, "keep_checkpoints": 2}
+"""Several micro-batches in a step, several validations in a run, checkpoints that go."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    data = write_dataset(tmp_path_factory.mktemp("data"), pairs=15)
+    return new_run(data, tmp_path_factory.mktemp("w"), checkpoint_interval=1, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = copy_run(prepared, tmp_path_factory.mktemp("u"))
+    assert train_rank(run.root, 0, 1) is not None
+    return run
+
+
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        ("mid-accumulation", 2),
+        ("mid-accumulation", 11),
+        ("evaluation", 1),
+        ("evaluation", 4),
+        ("checkpoint half-written", 1),
+        ("checkpoint half-written", 6),
+        ("checkpoint not renamed", 1),
+        ("checkpoint not renamed", 3),
+        ("checkpoint renamed", 2),
+        ("checkpoint deleted by half", 1),
+    ],
+)
+def test_a_killed_run_goes_on_bit_for_bit(
+    prepared: Run, undisturbed: Run, tmp_path: Path, place: str, count: int
+) -> None:
+    run = copy_run(prepared, tmp_path)
+    die_at(run, place, count)
+    state = train_rank(run.root, 0, 1)
+    assert state is not None
+    assert state.finished
+    assert weights(run) == weights(undisturbed)
+    assert history(run) == history(undisturbed)
+    assert [c.step for c in list_checkpoints(run.layout.checkpoints)] == [
+        c.step for c in list_checkpoints(undisturbed.layout.checkpoints)
+    ]
+    assert not [path for path in run.layout.checkpoints.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_may_die_again_and_again(prepared: Run, undisturbed: Run, tmp_path: Path) -> None:
+    run = copy_run(prepared, tmp_path)
+    for place, count in [("mid-accumulation", 3), ("checkpoint not renamed", 1), ("evaluation", 1), ("evaluation", 3)]:
+        die_at(run, place, count)
+    train_rank(run.root, 0, 1)
+    assert weights(run) == weights(undisturbed)
+    assert history(run) == history(undisturbed)
