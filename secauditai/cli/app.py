@@ -52,6 +52,11 @@ TRAIN_COMMANDS = {
     "config": "secauditai.cli.config:config",
 }
 
+RUNS_COMMANDS = {
+    "list": "secauditai.cli.runs:list_command",
+    "prune": "secauditai.cli.runs:prune",
+}
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="secauditai")
@@ -71,6 +76,16 @@ def train() -> None:
     \b
     Example:
       secauditai train finetune --model transformer --data security_dataset
+    """
+
+
+@cli.group(cls=LazyGroup, commands_at=RUNS_COMMANDS)
+def runs() -> None:
+    """The runs of a workspace: what they are, what they take, and removing those that nobody needs.
+
+    \b
+    Example:
+      secauditai runs list
     """
 
 

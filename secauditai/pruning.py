@@ -1,0 +1,280 @@
+"""What runs a workspace has, how much they take, which may go, and what would be lost with them.
+
+A run that may still be going is never removed. Registered versions stay in MLflow with their artifacts in any case.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from secauditai.errors import RunError
+from secauditai.runs import FINISHED, RUNNING, Run, list_runs
+
+INTERRUPTED = "interrupted"
+QUIET_SECONDS = 3600.0
+"""A run whose process is gone may go on in another, or on another machine; silent for so long, it is over."""
+_TAIL = 65536
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands and what it takes, from its files alone."""
+
+    run: Run
+    name: str
+    run_id: str
+    kind: str
+    status: str
+    """That of `run.json`; interrupted when it says running and its process is gone."""
+    step: int
+    total_steps: int | None
+    version: int | None
+    created: float
+    size: int
+    """Bytes of all files."""
+    checkpoint_sizes: dict[int, int]
+    """Bytes by step of the checkpoints."""
+    best_step: int | None
+    may_be_running: bool
+    """It says running, and its process is there or its files have changed lately."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `resume` could still go on with it."""
+        return self.status != FINISHED and bool(self.checkpoint_sizes)
+
+    def document(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {
+            "name": self.name,
+            "run_id": self.run_id,
+            "kind": self.kind,
+            "status": self.status,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "version": self.version,
+            "created": self.created,
+            "age_seconds": round(time.time() - self.created),
+            "bytes": self.size,
+            "checkpoint_bytes": sum(self.checkpoint_sizes.values()),
+            "run_dir": str(self.run.root),
+        }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs to prune; a run must meet everything that is given."""
+
+    name: str | None = None
+    statuses: Collection[str] = ()
+    older_than: float | None = None
+    """Seconds since it was created."""
+    keep_last: int = 0
+    """The newest runs of each name that stay."""
+    registered: bool = False
+    """Whether runs with a registered version may go."""
+    checkpoints_only: bool = False
+    """Remove checkpoints, but the newest and the best of each run."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One run that would be pruned."""
+
+    state: RunState
+    paths: tuple[Path, ...]
+    size: int
+    lost: tuple[str, ...]
+    """Sentences for people."""
+
+    def document(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {**self.state.document(), "freed_bytes": self.size, "lost": list(self.lost)}
+
+
+def read_states(workspace: Path, name: str | None = None) -> list[RunState]:
+    """Every run of a workspace, or of one name, oldest first."""
+    return [read_state(run) for run in list_runs(workspace, name)]
+
+
+def read_state(run: Run) -> RunState:
+    """Look at one run.
+
+    Raises:
+        RunError: when its `run.json` is damaged.
+    """
+    info, layout = run.info, run.layout
+    steps = {
+        int(p.parent.name.rpartition("_")[2]): p.parent for p in layout.checkpoints.glob("checkpoint_*/manifest.json")
+    }
+    newest = steps[max(steps)] if steps else None
+    status = info.status
+    alive = info.pid is not None and psutil.pid_exists(info.pid)
+    going = status == RUNNING and (alive or time.time() - _last_change(run) < QUIET_SECONDS)
+    if status == RUNNING and not alive:
+        status = INTERRUPTED
+    return RunState(
+        run=run,
+        name=info.name,
+        run_id=info.run_id,
+        kind=info.kind,
+        status=status,
+        step=_last_step(layout.metrics),
+        total_steps=info.total_steps,
+        version=info.model_version,
+        created=info.created,
+        size=tree_size(run.root),
+        checkpoint_sizes={step: tree_size(path) for step, path in sorted(steps.items())},
+        best_step=_best_step(newest) if newest else None,
+        may_be_running=going,
+    )
+
+
+def choose(
+    states: list[RunState], selection: Selection, trials: dict[str, str]
+) -> tuple[list[Removal], dict[str, str]]:
+    """What a selection removes, and by run id why the others that it names stay.
+
+    Args:
+        states: all runs, oldest first.
+        selection: which of them.
+        trials: sweep id by run directory, of runs that are a sweep's trials.
+    """
+    by_name: dict[str, list[RunState]] = {}
+    for state in states:
+        by_name.setdefault(state.name, []).append(state)
+    newest = {s.run_id for runs in by_name.values() for s in runs[len(runs) - min(selection.keep_last, len(runs)) :]}
+    removals, kept = [], {}
+    for state in states:
+        if not _named(state, selection):
+            continue
+        reason = _protected(state, selection, newest)
+        if reason:
+            kept[state.run_id] = reason
+            continue
+        removal = _checkpoints(state) if selection.checkpoints_only else _whole(state, trials.get(str(state.run.root)))
+        if removal.paths:
+            removals.append(removal)
+    return removals, kept
+
+
+def remove(workspace: Path, removal: Removal) -> None:
+    """Delete what a removal names: out of sight by rename first, so that a kill in between leaves no half run.
+
+    Raises:
+        RunError: when the run has begun to go on since it was looked at.
+    """
+    if read_state(removal.state.run).may_be_running:
+        raise RunError("this run goes on again and stays", where=str(removal.state.run.root))
+    bin_ = workspace / ".pruned"
+    shutil.rmtree(bin_, ignore_errors=True)  # what a killed `prune` left
+    bin_.mkdir(parents=True)
+    for number, path in enumerate(removal.paths):
+        path.rename(bin_ / str(number))
+    shutil.rmtree(bin_)
+    parent = removal.state.run.root.parent
+    if not any(parent.iterdir()):
+        parent.rmdir()
+
+
+def sweep_trials(workspace: Path) -> dict[str, str]:
+    """The sweep id of every run directory that a sweep's ledger names."""
+    found: dict[str, str] = {}
+    for path in (workspace / "sweeps").glob("*/*/ledger.json"):
+        try:
+            ledger = json.loads(path.read_text(encoding="utf-8"))
+            found |= {str(trial["run_dir"]): path.parent.name for trial in ledger["trials"] if trial.get("run_dir")}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunError("damaged ledger of a sweep", where=str(path)) from None
+    return found
+
+
+def tree_size(root: Path) -> int:
+    """Bytes of all files under a directory; what vanishes meanwhile counts as nothing."""
+    total = 0
+    for directory, _, files in os.walk(root):
+        for file in files:
+            try:
+                total += os.lstat(os.path.join(directory, file)).st_size  # noqa: PTH118 - a hundred thousand files
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _named(state: RunState, selection: Selection) -> bool:
+    if selection.name is not None and state.name != selection.name:
+        return False
+    if selection.statuses and state.status not in selection.statuses:
+        return False
+    return selection.older_than is None or time.time() - state.created >= selection.older_than
+
+
+def _protected(state: RunState, selection: Selection, newest: Collection[str]) -> str | None:
+    if state.status == RUNNING:
+        return "running"
+    if state.may_be_running:
+        return "its files changed within the hour, so it may be running elsewhere"
+    if state.run_id in newest:
+        return f"one of the {selection.keep_last} newest of {state.name}"
+    if state.version is not None and not selection.registered and not selection.checkpoints_only:
+        return f"registered as {state.name}/{state.version}; --registered includes it"
+    return None
+
+
+def _whole(state: RunState, sweep: str | None) -> Removal:
+    lost = []
+    if state.version is not None:
+        lost.append(
+            f"{state.name}/{state.version} stays registered and loads from MLflow, "
+            "but its evaluations, history and checkpoints go"
+        )
+    if state.unfinished:
+        total = f" of {state.total_steps}" if state.total_steps else ""
+        best = f", the best so far at step {state.best_step}" if state.best_step is not None else ""
+        lost.append(f"it is unfinished at step {state.step}{total}{best}, and could not be resumed any more")
+    if sweep is not None:
+        lost.append(f"it is a trial of sweep {sweep}")
+    return Removal(state, (state.run.root,), state.size, tuple(lost))
+
+
+def _checkpoints(state: RunState) -> Removal:
+    steps = list(state.checkpoint_sizes)
+    going = [step for step in steps[:-1] if step != state.best_step]
+    lost = [f"branching from steps {', '.join(map(str, going))}"] if going else []
+    paths = tuple(state.run.layout.checkpoints / f"checkpoint_{step}" for step in going)
+    return Removal(state, paths, sum(state.checkpoint_sizes[step] for step in going), tuple(lost))
+
+
+def _last_change(run: Run) -> float:
+    paths = (run.layout.info, run.layout.metrics, run.layout.checkpoints, run.layout.logs, *run.layout.logs.glob("*"))
+    return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def _last_step(metrics: Path) -> int:
+    """The step of the last whole record, without reading a long history."""
+    if not metrics.exists():
+        return 0
+    with metrics.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        lines = file.read().split(b"\n")[:-1]
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0
+
+
+def _best_step(checkpoint: Path) -> int | None:
+    try:
+        best = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["best_step"]
+        return None if best is None else int(best)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
