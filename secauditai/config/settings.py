@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TASKS = ("vulnerability_detection", "category_classification", "severity_prediction")
 MULTI_TASK = "multi_task"
-SELECTABLE_METRICS = ("f1", "roc_auc", "average_precision", "accuracy", "mcc", "loss")
 
 
 class Section(BaseModel):
@@ -134,7 +133,22 @@ class OptimizationSettings(Section):
 class SelectionSettings(Section):
     """How the best weights are found on the validation split."""
 
-    selection_metric: Literal["auto", "f1", "roc_auc", "average_precision", "accuracy", "mcc", "loss"] = Field(
+    selection_metric: Literal[
+        "auto",
+        "f1",
+        "roc_auc",
+        "average_precision",
+        "accuracy",
+        "mcc",
+        "loss",
+        "precision",
+        "recall",
+        "macro_f1",
+        "balanced_accuracy",
+        "specificity",
+        "brier",
+        "ece",
+    ] = Field(
         "auto",
         description="Validation metric that picks the best checkpoint; auto: roc_auc, many classes f1, `base` loss.",
     )

@@ -34,7 +34,7 @@ class Validator:
         started = time.monotonic()
         outputs = self.outputs()
         if isinstance(self.objective, Classification):
-            metrics = classification_metrics(self.objective, outputs)
+            metrics = classification_metrics(self.objective, outputs, self.recipe.selection_metric)
         else:
             metrics = {"loss": float(outputs[:, 0].sum() / max(outputs[:, 1].sum(), 1.0))}
         return metrics, time.monotonic() - started
@@ -54,14 +54,17 @@ class Validator:
         return results.cpu().numpy()
 
 
-def classification_metrics(objective: Classification, outputs: npt.NDArray[np.float32]) -> dict[str, float]:
+def classification_metrics(
+    objective: Classification, outputs: npt.NDArray[np.float32], selection_metric: str
+) -> dict[str, float]:
     """Metrics of the first head by plain name, of the others as `<task>.<metric>`; the likeliest label decides."""
+    names = dict.fromkeys((*METRIC_NAMES, selection_metric))
     found: dict[str, float] = {}
     for number, (task, logits) in enumerate(objective.split(outputs).items()):
         known = objective.targets[task] != IGNORED
         probabilities = softmax(logits[known])
         decisions = probabilities.argmax(axis=1)
-        values = compute_metrics(Scores(objective.targets[task][known], decisions, probabilities), METRIC_NAMES)
+        values = compute_metrics(Scores(objective.targets[task][known], decisions, probabilities), tuple(names))
         prefix = "" if number == 0 else f"{task}."
         found |= {prefix + name: value for name, value in values.items() if value is not None}
     return found
