@@ -38,7 +38,7 @@ def save_best(run: Run, progress: Progress = silent) -> tuple[Bundle, dict[str, 
         The bundle, and its validation metrics with the fitted threshold and temperatures.
 
     Raises:
-        RunError: when the run has no finished checkpoint.
+        RunError: when training has neither come to its end nor been stopped by a sweep.
     """
     recipe = read_recipe(run.layout.recipe)
     checkpoint = best_checkpoint(run)
@@ -76,7 +76,7 @@ def best_checkpoint(run: Run) -> CheckpointLayout:
     """
     newest = newest_checkpoint(run.layout.checkpoints, logger.warning)
     state = read_state(newest) if newest else None
-    if state is None or not state.finished:
+    if state is None or not (state.finished or state.stopped_by == "sweep"):
         raise RunError("training has not come to its end", where=str(run.root), hint="Use `secauditai train resume`.")
     return CheckpointLayout(run.layout.checkpoints / f"checkpoint_{state.best_step}")
 

@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from secauditai.training.checkpoint import TrainState, newest_checkpoint, read_s
 from secauditai.training.follow import Follower
 from secauditai.training.loop import AfterValidation, train_rank
 from secauditai.training.recipe import Recipe, read_recipe
+from secauditai.training.rungs import RungRule
 
 logger = logging.getLogger("secauditai.training")
 
@@ -70,7 +71,7 @@ def launch(
         run: the run; its recipe says all the rest.
         address: the Ray cluster, when it is not this machine.
         in_process: train in this process without Ray Train, as a sweep's trial does.
-        after_validation: told every validation, and may end the training there; only with `in_process`.
+        after_validation: told every validation, and may end the training there; only a `RungRule` travels to workers.
         max_failures: worker deaths survived by starting again from the newest checkpoint.
         progress: told about the global step.
         notify: told, in a sentence, about each restart.
@@ -130,9 +131,9 @@ def _attempt(
     if in_process:
         train_rank(run.root, 0, 1, after_validation)  # Ray Train does not run inside a trial of Ray Tune
     elif uses_worker_group(recipe, address):
-        startup = _fit_in_workers(run, recipe, address)
+        startup = _fit_in_workers(run, recipe, address, after_validation)
     else:
-        startup = _fit_here(run)
+        startup = _fit_here(run, after_validation)
     if failure.exists():
         raise RunError(**json.loads(failure.read_text(encoding="utf-8")))
     return startup
@@ -143,22 +144,32 @@ def run_rank(config: dict[str, str]) -> None:
     import ray.train
 
     context = ray.train.get_context()
-    state = train_rank(Path(config["run_root"]), context.get_world_rank(), context.get_world_size())
+    rule = RungRule(**json.loads(config["rungs"])) if "rungs" in config else None
+    state = train_rank(Path(config["run_root"]), context.get_world_rank(), context.get_world_size(), rule)
     if state is not None:
         ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
 
 
-def _fit_here(run: Run) -> float:
+def _loop_config(run: Run, after_validation: AfterValidation | None) -> dict[str, str]:
+    """What `run_rank` gets: plain text."""
+    if after_validation is None:
+        return {"run_root": str(run.root)}
+    if not isinstance(after_validation, RungRule):
+        raise TypeError("only a RungRule can travel to workers")
+    return {"run_root": str(run.root), "rungs": json.dumps(asdict(after_validation))}
+
+
+def _fit_here(run: Run, after_validation: AfterValidation | None) -> float:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     here = ScalingConfig(num_workers=0)
-    TorchTrainer(run_rank, train_loop_config={"run_root": str(run.root)}, scaling_config=here).fit()
+    TorchTrainer(run_rank, train_loop_config=_loop_config(run, after_validation), scaling_config=here).fit()
     return 0.0
 
 
-def _fit_in_workers(run: Run, recipe: Recipe, address: str | None) -> float:
+def _fit_in_workers(run: Run, recipe: Recipe, address: str | None, after_validation: AfterValidation | None) -> float:
     started = time.monotonic()
     cluster = ensure_ray(address)
     import ray.exceptions
@@ -171,7 +182,7 @@ def _fit_in_workers(run: Run, recipe: Recipe, address: str | None) -> float:
     storage = run.root / "ray"
     trainer = TorchTrainer(
         run_rank,
-        train_loop_config={"run_root": str(run.root)},
+        train_loop_config=_loop_config(run, after_validation),
         scaling_config=_scaling(recipe, cluster.cpus),
         run_config=RunConfig(
             name=f"{run.root.name}-{uuid.uuid4().hex[:8]}",

@@ -19,6 +19,7 @@ from secauditai.data.plan import BatchPlan
 from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
+from secauditai.metrics import METRICS
 from secauditai.runs import RunLayout
 from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
 from secauditai.training.journal import Journal, open_journal
@@ -48,8 +49,8 @@ def train_rank(
     Args:
         run_root: the run directory.
         index: this rank.
-        world_size: how many ranks there are; 1 when `after_validation` is given.
-        after_validation: see `AfterValidation`.
+        world_size: how many ranks there are.
+        after_validation: see `AfterValidation`; the leading rank asks it.
 
     Returns:
         The state at the end; None after a user's error, which is in `failure.json`: raised, Ray would take it for a
@@ -178,17 +179,25 @@ class Loop:
         metrics, seconds = self.validator.run()
         self.speed.pause(seconds)
         self._record("val", metrics | {"seconds": round(seconds, 3)})
-        if self.after_validation is not None and self.after_validation(self.state.global_step, metrics):
+        if self.after_validation is not None and self._asked_to_stop(self.after_validation, metrics):
             self.state.stopped_by = "sweep"
         value = metrics.get(self.recipe.selection_metric)
         best = self.state.best_value
-        sign = -1.0 if self.recipe.selection_metric == "loss" else 1.0
+        sign = 1.0 if METRICS[self.recipe.selection_metric].higher_is_better else -1.0
         better = value is not None and (best is None or sign * value > sign * best)
         if better or self.state.best_step is None:
             self.state.best_value, self.state.best_step, self.state.stale_validations = value, self.state.global_step, 0
             return True
         self.state.stale_validations += 1
         return False
+
+    def _asked_to_stop(self, after_validation: AfterValidation, metrics: Mapping[str, float]) -> bool:
+        """Ask once, on the leading rank, and tell the others."""
+        answer = torch.zeros(1, device=self.rank.device)
+        if self.rank.leads:
+            answer += float(after_validation(self.state.global_step, metrics))
+        self.rank.sum(answer)
+        return bool(answer.item())
 
     def _check_finite(self, plan: BatchPlan, step: int, result: StepResult) -> None:
         """Count steps that were skipped because their gradient was not finite, and give up after too many."""

@@ -1,0 +1,79 @@
+"""Whether a sweep's trial goes on: asked by the loop after each validation, answered from files that trials share.
+
+Asynchronous successive halving (ASHA, arXiv 1810.05934) in its stopping variant: a trial that reaches a rung notes
+its value there and goes on if it is among the best 1/factor of all that got there so far. Rungs count samples seen,
+so that trials of other batch sizes compare. A decision, once written, stands.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from secauditai.files import write_json
+
+
+@dataclass(frozen=True)
+class RungRule:
+    """One trial's part in a sweep; plain data, so that it can travel to workers. Call it after each validation."""
+
+    root: str
+    """The sweep's directory."""
+    trial: str
+    metric: str
+    higher_is_better: bool
+    batch_size: int
+    grace_samples: int
+    """Samples seen by the first rung; the others follow by the factor."""
+    factor: int | None
+    """None never stops a trial for its value."""
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the trial shall stop here, after this global step, with these validation metrics."""
+        rung = None if self.factor is None else self._rung(step)
+        if rung is not None and not self._goes_on(rung, metrics.get(self.metric)):
+            return True
+        return (Path(self.root) / "stop").exists()
+
+    def stopped_at(self) -> int | None:
+        """The rung where the trial was found wanting; None when it was not."""
+        for path in sorted((Path(self.root) / "rungs").glob(f"*/{self.trial}.json")):
+            if not json.loads(path.read_text(encoding="utf-8"))["goes_on"]:
+                return int(path.parent.name)
+        return None
+
+    def _rung(self, step: int) -> int | None:
+        """The highest rung reached, from 0."""
+        seen = step * self.batch_size
+        if self.factor is None or seen < self.grace_samples:
+            return None
+        return int(math.log(seen / self.grace_samples, self.factor) + 1e-9)
+
+    def _goes_on(self, rung: int, value: float | None) -> bool:
+        directory = Path(self.root) / "rungs" / str(rung)
+        mine = directory / f"{self.trial}.json"
+        if mine.exists():
+            return bool(json.loads(mine.read_text(encoding="utf-8"))["goes_on"])
+        directory.mkdir(parents=True, exist_ok=True)
+        others = [json.loads(path.read_text(encoding="utf-8"))["value"] for path in directory.glob("[!.]*.json")]
+        goes_on = self._among_the_best(value, others)
+        write_json(mine, {"value": value, "goes_on": goes_on})
+        return goes_on
+
+    def _among_the_best(self, value: float | None, others: list[float | None]) -> bool:
+        """Whether fewer trials are better than the rung keeps; an undefined value is the worst."""
+        assert self.factor is not None
+        sign = 1.0 if self.higher_is_better else -1.0
+        ranks = [-math.inf if other is None else sign * other for other in others]
+        mine = -math.inf if value is None else sign * value
+        return sum(rank > mine for rank in ranks) < max(1, (len(others) + 1) // self.factor)
+
+
+def rung_samples(grace_samples: int, factor: int, total_samples: int) -> list[int]:
+    """Samples seen at each rung that has a validation before the end of training."""
+    found, samples = [], grace_samples
+    while samples <= total_samples - grace_samples:
+        found.append(samples)
+        samples *= factor
+    return found
