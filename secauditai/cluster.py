@@ -76,3 +76,32 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has, by node, and what of it is in use."""
+
+    nodes: tuple[tuple[float, float], ...]
+    """(CPUs, GPUs) of each node that is alive."""
+    used_cpus: float = 0.0
+
+    @property
+    def cpus(self) -> float:
+        """All CPUs."""
+        return sum(cpus for cpus, _gpus in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """All GPUs."""
+        return sum(gpus for _cpus, gpus in self.nodes)
+
+
+def read_capacity() -> Capacity:
+    """The capacity of the cluster that this process is connected to."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple((float(node.get("CPU", 0.0)), float(node.get("GPU", 0.0))) for node in alive)
+    free = float(ray.available_resources().get("CPU", 0.0))
+    return Capacity(nodes, max(0.0, sum(cpus for cpus, _gpus in nodes) - free))

@@ -86,6 +86,9 @@ class RunInfo:
     start_layer: dict[str, Any] = field(default_factory=dict)
     """Configuration and data of a `start`, without its flags: what a later bare `start` repeats."""
     parent_run_id: str | None = None
+    sweep_id: str | None = None
+    trial_id: str | None = None
+    """The trial of that sweep whose training this is."""
     mlflow_run_id: str | None = None
     model_version: int | None = None
     total_steps: int | None = None
@@ -179,12 +182,12 @@ def run_names(workspace: Path) -> list[str]:
 
 
 def newest_run(workspace: Path, name: str) -> Run:
-    """The newest run of a model's name.
+    """The newest run of a model's name; of a sweep's trials only those whose model is registered count.
 
     Raises:
         RunError: when there is none.
     """
-    runs = list_runs(workspace, name)
+    runs = [run for run in list_runs(workspace, name) if run.info.trial_id is None or run.info.model_version]
     if not runs:
         known = run_names(workspace)
         hint = f"Runs here: {', '.join(known)}." if known else "`secauditai train start` or `finetune` makes one."

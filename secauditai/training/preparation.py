@@ -4,6 +4,7 @@
 """
 
 import platform
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -144,6 +145,8 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
         steps_per_epoch=plan.steps_per_epoch,
         dataset=str(plan.dataset.root),
         dataset_hash=plan.dataset.content_hash,
+        sweep_id=request.sweep_id,
+        trial_id=request.trial_id,
     )
     write_layer(run.layout.config, config.flat())
     initial = _save_initial(plan, run.layout.initial)
@@ -193,6 +196,13 @@ def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
         "vocab_size": tokenizer.vocab_size,
         "special_ids": tokenizer.special_ids,
     }
+
+
+def tokenise(plan: TrainingPlan, progress: Progress = silent) -> None:
+    """Build the token stores that a run of this plan will open, and nothing else."""
+    with tempfile.TemporaryDirectory() as directory:
+        _save_initial(plan, Path(directory) / "initial")
+        _token_stores(plan, Path(directory) / "initial", progress)
 
 
 def _scratch_tokenizer(plan: TrainingPlan) -> Any:

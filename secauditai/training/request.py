@@ -29,6 +29,11 @@ class TrainRequest:
     parent_mlflow_run: str | None = None
     """MLflow run of the sweep or the run this one belongs to."""
 
+    sweep_id: str | None = None
+    """The sweep this training is part of."""
+    trial_id: str | None = None
+    """The trial of that sweep."""
+
     @property
     def is_base(self) -> bool:
         """Whether it adapts an encoder by masked-language modelling instead of training heads."""

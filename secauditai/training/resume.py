@@ -54,7 +54,7 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str) -> Resumption:
     found = resolve_checkpoint(run.layout.checkpoints, checkpoint)
     if checkpoint != "latest":
         check_checkpoint(found)
-    _check_versions(run)
+    check_versions(run)
     latest = list_checkpoints(run.layout.checkpoints)[-1]
     return Resumption(run, found, branches=found.root != latest.root)
 
@@ -86,8 +86,12 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
     return run
 
 
-def _check_versions(run: Run) -> None:
-    """Refuse to go on with other libraries than the run began with: the result would not be the same run's."""
+def check_versions(run: Run) -> None:
+    """Refuse to go on with other libraries than the run began with: the result would not be the same run's.
+
+    Raises:
+        RunError: naming what has changed.
+    """
     recorded = read_recipe(run.layout.recipe).versions
     now = installed_versions()
     changed = [
