@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 ACCENT, MUTED, INK = "#2f6fb3", "#9aa4b2", "#6b7280"
 SIZE = (4.2, 3.1)
+Curve = Sequence[tuple[int, float]]
 
 
 def roc_curve(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> str:
@@ -87,6 +88,36 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
                 )
         axes.set(xlabel="global step", ylabel="loss")
         axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def trial_curves(others: Sequence[Curve], best: Curve, metric: str) -> str:
+    """The goal metric of a sweep's trials by global step.
+
+    Args:
+        others: (step, value) points of each trial.
+        best: those of the best trial.
+        metric: the goal's name.
+    """
+
+    def draw(axes: Any) -> None:
+        for curve, color, width in [*((curve, MUTED, 1.0) for curve in others), (best, ACCENT, 2.2)]:
+            if curve:
+                axes.plot(*zip(*curve, strict=True), color=color, linewidth=width, marker="o", markersize=width + 1.5)
+        axes.set(xlabel="global step", ylabel=metric.replace("_", " "))
+
+    return _svg(draw)
+
+
+def shares(values: Mapping[str, float]) -> str:
+    """Shares of one whole, the largest on top."""
+
+    def draw(axes: Any) -> None:
+        names = sorted(values, key=lambda name: values[name])
+        axes.barh(range(len(names)), [values[name] for name in names], color=ACCENT)
+        axes.set_yticks(range(len(names)), [_name(name) for name in names])
+        axes.set(xlabel="share", xlim=(0, 1))
 
     return _svg(draw)
 

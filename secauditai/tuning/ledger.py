@@ -1,61 +1,240 @@
-"""The ledger of a sweep: our own JSON record of every trial, which outlives Ray."""
+"""The ledger of a sweep: our own JSON record of what it is and of every trial, which outlives Ray.
+
+It is written before a trial starts and after it ends. `--resume` needs nothing else but the trials' own directories.
+"""
 
 import json
+import secrets
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from secauditai.config.files import parse_layer, spaces_of
+from secauditai.config.spaces import Space
+from secauditai.errors import RunError
 from secauditai.files import write_json
+
+VERSION = 2
+RUNNING, FINISHED, STOPPED, INTERRUPTED, FAILED = "running", "finished", "stopped", "interrupted", "failed"
+ENDED = (FINISHED, STOPPED, FAILED)
+"""Trials that are never run again."""
+
+
+@dataclass(frozen=True)
+class SweepLayout:
+    """The file names of a sweep directory, `sweeps/<name>/<sweep_id>/`."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        """What the sweep is, and every trial."""
+        return self.root / "ledger.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that runs the sweep."""
+        return self.root / ".lock"
+
+    @property
+    def stop(self) -> Path:
+        """While it exists, every trial stops after its next validation."""
+        return self.root / "stop"
+
+    @property
+    def rungs(self) -> Path:
+        """What ASHA decided, one file per rung and trial."""
+        return self.root / "rungs"
+
+    @property
+    def trials(self) -> Path:
+        """Which runs belong to which trial, one file per trial."""
+        return self.root / "trials"
+
+    @property
+    def ray(self) -> Path:
+        """Ray Tune's own files, while the sweep runs."""
+        return self.root / "ray"
+
+    @property
+    def summary(self) -> Path:
+        """The page about the sweep."""
+        return self.root / "summary.html"
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """One training of a trial: one seed."""
+
+    seed: int
+    run_dir: str
+    value: float | None = None
+    step: int = 0
+    """Global steps trained."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One finished trial."""
+    """One trial, running or ended."""
 
     trial_id: str
     settings: dict[str, Any]
     """What the sweep chose."""
-    value: float | None
-    """The goal metric on the validation split; None when the trial failed or it is undefined."""
+    value: float | None = None
+    """The goal metric on the validation split, at the best checkpoint; the mean over seeds. None when undefined."""
     run_dir: str | None = None
+    """The run with the best value."""
     error: str | None = None
     seconds: float = 0.0
+    """Spent in training and validation."""
+    status: str = RUNNING
+    """running | finished | stopped (by ASHA) | interrupted (can go on) | failed"""
+    error_kind: str | None = None
+    """ConfigError, DataError, …; `TrialDied` when its process did."""
+    deaths: int = 0
+    """How often its process died."""
+    step: int = 0
+    """Global steps of its first seed."""
+    rung: int | None = None
+    """Where ASHA stopped it, from 0."""
+    seeds: tuple[TrialRun, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """Its place in the sweep, from 0."""
+        return int(self.trial_id)
 
 
 @dataclass
 class Ledger:
-    """All trials of a sweep, written after each."""
+    """A sweep, saved after each change."""
 
     path: Path
     sweep_id: str
+    name: str
+    """Configuration, and the name its best model is registered by."""
     metric: str
     higher_is_better: bool
+    layer: dict[str, Any] = field(default_factory=dict)
+    """Settings as the user gave them, spaces as they stand in a file."""
+    fixed: dict[str, Any] = field(default_factory=dict)
+    """Settings that all trials share, resolved once."""
+    num_samples: int = 0
+    sampler: str = "random"
+    scheduler: str = "none"
+    reduction_factor: int = 3
+    grace_samples: int = 0
+    """Samples seen by the first rung."""
+    seeds_per_trial: int = 1
+    seed: int = 0
     created: float = field(default_factory=time.time)
+    status: str = RUNNING
+    """running | finished | interrupted | failed"""
+    mlflow_run_id: str | None = None
+    best_config: str | None = None
+    version: int | None = None
+    """Registered version of the best model."""
+    published: str | None = None
+    """Run directory of that version."""
     trials: list[Trial] = field(default_factory=list)
 
-    def add(self, trial: Trial) -> None:
-        """Append a trial and save."""
-        self.trials.append(trial)
+    @property
+    def layout(self) -> SweepLayout:
+        """The sweep's directory."""
+        return SweepLayout(self.path.parent)
+
+    @property
+    def spaces(self) -> dict[str, Space]:
+        """The search spaces."""
+        return spaces_of(parse_layer(self.layer, where=str(self.path)))
+
+    def put(self, trial: Trial) -> Trial:
+        """Add a trial, or replace the one of its id, and save."""
+        others = [known for known in self.trials if known.trial_id != trial.trial_id]
+        self.trials = sorted([*others, trial], key=lambda known: known.trial_id)
+        self.save()
+        return trial
+
+    def trial(self, trial_id: str) -> Trial:
+        """The trial of this id."""
+        return next(trial for trial in self.trials if trial.trial_id == trial_id)
+
+    def update(self, **changes: Any) -> None:
+        """Change fields and save."""
+        for name, value in changes.items():
+            setattr(self, name, value)
         self.save()
 
     def save(self) -> None:
         """Write the ledger, whole or not at all."""
-        document = asdict(self)
+        document = {"version_of_format": VERSION, **asdict(self)}
         del document["path"]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, document)
 
     @property
+    def ended(self) -> int:
+        """Trials that will not run again."""
+        return sum(trial.status in ENDED for trial in self.trials)
+
+    @property
     def best(self) -> Trial | None:
-        """The trial with the best value; the earlier one of equals."""
-        known = [trial for trial in self.trials if trial.value is not None]
+        """The trial with the best value, among those that came to their end if any did; the earlier of equals."""
+        known = [trial for trial in self.trials if trial.value is not None and trial.run_dir is not None]
+        known = [trial for trial in known if trial.status == FINISHED] or known
         sign = 1.0 if self.higher_is_better else -1.0
         return max(known, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
 
+def new_sweep_id() -> str:
+    """An id that sorts by time."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
 def read_ledger(path: Path) -> Ledger:
-    """Open a saved ledger."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["trials"] = [Trial(**trial) for trial in document["trials"]]
-    return Ledger(path=path, **document)
+    """Open a saved ledger.
+
+    Raises:
+        RunError: when it is missing, damaged or of another version.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.pop("version_of_format") != VERSION:
+            raise ValueError("another version of SecAuditAI wrote it")
+        document["trials"] = [_read_trial(trial) for trial in document["trials"]]
+        return Ledger(path=path, **document)
+    except FileNotFoundError:
+        raise RunError("this is not a sweep directory, it has no ledger.json", where=str(path.parent)) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"damaged ledger: {error}", where=str(path)) from None
+
+
+def _read_trial(raw: Mapping[str, Any]) -> Trial:
+    known = {item.name for item in fields(Trial)}
+    trial = Trial(**{key: value for key, value in raw.items() if key in known})
+    return replace(trial, seeds=tuple(TrialRun(**run) for run in raw.get("seeds", ())))
+
+
+def list_sweeps(workspace: Path, name: str | None = None) -> list[Path]:
+    """The directories of all sweeps, or of those of one configuration, oldest first."""
+    found = (workspace / "sweeps").glob(f"{name or '*'}/*/ledger.json")
+    return sorted((path.parent for path in found), key=lambda root: root.name)
+
+
+def find_sweep(workspace: Path, name: str | None, sweep_id: str | None) -> Ledger:
+    """The sweep of this id, or the newest.
+
+    Raises:
+        RunError: when there is none.
+    """
+    roots = list_sweeps(workspace, name)
+    chosen = [root for root in roots if sweep_id in (None, root.name)]
+    if not chosen:
+        what = f"sweep {sweep_id!r}" if sweep_id else "sweep"
+        of = f" of {name}" if name else ""
+        known = ", ".join(root.name for root in roots[-3:])
+        hint = f"The newest here: {known}." if known else "`secauditai train tune --config NAME` starts one."
+        raise RunError(f"there is no {what}{of} in {workspace}", hint=hint)
+    return read_ledger(chosen[-1] / "ledger.json")

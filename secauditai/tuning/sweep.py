@@ -1,42 +1,41 @@
-"""The door to Ray Tune: trials of one configuration with search spaces, each a training of its own.
+"""Sweeps: many trainings of one configuration with search spaces; the best model is registered.
 
-A trial trains in its Tune actor's own process and reports once, at its end. The best trial's weights are registered.
+Plan, run the trials through Ray Tune, publish the best. It can be killed at any moment and resumed from the ledger.
 """
 
-import logging
-import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from secauditai.cluster import ensure_ray
-from secauditai.config.files import NamedConfigs, resolve_config, spaces_of
-from secauditai.config.spaces import Space
-from secauditai.errors import ConfigError, RunError, SecAuditError
-from secauditai.export.publish import register
-from secauditai.pipeline import train
+from filelock import FileLock, Timeout
+
+from secauditai import runs
+from secauditai.cluster import Capacity, ensure_ray, read_capacity
+from secauditai.config.files import NamedConfigs, parse_layer
+from secauditai.errors import ConfigError, RunError
+from secauditai.export.publish import publish, register
 from secauditai.progress import Progress, silent
-from secauditai.runs import FAILED, FINISHED, open_run
-from secauditai.tracking.runs import create_run, finish_run, log_summary
-from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
-from secauditai.training.request import TrainRequest
-from secauditai.tuning.ledger import Ledger, Trial
+from secauditai.runs import open_run
+from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
+from secauditai.training.preparation import tokenise
+from secauditai.tuning.ledger import FAILED, FINISHED, INTERRUPTED, RUNNING, Ledger, Trial, find_sweep
+from secauditai.tuning.planning import ASHA, SweepPlan, SweepRequest, plan_sweep, resume_request
+from secauditai.tuning.queue import TrialQueue, Watch
+from secauditai.tuning.summary import write_summary
+from secauditai.tuning.trial import TrialTask
+
+SETTLE_SECONDS = 10.0
+"""How long to wait for what an earlier sweep of this process still holds."""
+Notify = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class SweepRequest:
-    """A sweep to do."""
-
-    name: str
-    """Configuration, and the name its best model is registered by."""
-    layer: Mapping[str, Any]
-    """Settings, search spaces among them."""
-    workspace: Path
-    num_samples: int
-    max_concurrent: int | None = None
-    address: str | None = None
+def ignore(_ledger: Ledger, _trial: Trial | None) -> None:
+    """Watch nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,178 +43,284 @@ class SweepResult:
     """What a sweep came to."""
 
     ledger: Ledger
-    best_config: str
-    """Name of the saved configuration."""
-    version: int
-    """Registered version of the best model."""
-    mlflow_run_id: str
+    max_concurrent: int
+    seconds: float
+    """Without Ray's start-up."""
+    ray_startup_seconds: float
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `tune`."""
-        best = self.ledger.best
+        ledger, best = self.ledger, self.ledger.best
         assert best is not None
-        trials = [asdict(trial) for trial in self.ledger.trials]
-        found = {"settings": best.settings, "value": best.value, "metric": self.ledger.metric, "run_dir": best.run_dir}
+        found = {"settings": best.settings, "value": best.value, "metric": ledger.metric, "run_dir": best.run_dir}
         return {
-            "sweep_id": self.ledger.sweep_id,
-            "trials": trials,
-            "best": {**found, "config": self.best_config, "version": self.version},
-            "mlflow_run_id": self.mlflow_run_id,
+            "sweep_id": ledger.sweep_id,
+            "trials": [asdict(trial) for trial in ledger.trials],
+            "best": {**found, "trial_id": best.trial_id, "config": ledger.best_config, "version": ledger.version},
+            "mlflow_run_id": ledger.mlflow_run_id,
+            "status": ledger.status,
+            "summary": str(ledger.layout.summary),
+            "max_concurrent": self.max_concurrent,
+            "training_seconds": round(sum(trial.seconds for trial in ledger.trials), 3),
+            "seconds": round(self.seconds, 3),
+            "ray_startup_seconds": round(self.ray_startup_seconds, 3),
         }
 
 
 def run_sweep(
-    request: SweepRequest, *, progress: Progress = silent, notify: Callable[[str], None] = print
+    request: SweepRequest,
+    *,
+    time_budget: float | None = None,
+    progress: Progress = silent,
+    notify: Notify = print,
+    watch: Watch = ignore,
 ) -> SweepResult:
     """Run all trials, register the best model and save its configuration as `NAME-best`.
 
+    Args:
+        request: what to do.
+        time_budget: seconds after which trials stop at their next validation.
+        progress: told how far preparation is.
+        notify: told, in sentences, what a user should know.
+        watch: told about every change of a trial.
+
     Raises:
         ConfigError: when there is nothing to search, or the trials do not fit the cluster.
-        RunError: when every trial failed, with the first one's reason.
+        RunError: when no trial came to a value, with the first one's reason.
+        KeyboardInterrupt: after a clean stop that was asked for by SIGINT or SIGTERM.
     """
-    spaces = spaces_of(request.layer)
-    if not spaces:
-        example = f"secauditai train config set {request.name} learning_rate '{{loguniform: [1.0e-5, 1.0e-3]}}'"
-        hint = f"For example `{example}`."
-        raise ConfigError(f"{request.name} has no search space", hint=hint)
-    config = resolve_config(request.layer, allow_spaces=True)
-    plan = plan_training(
-        TrainRequest("start", request.name, config, request.workspace, request.name, address=request.address), progress
-    )
-    metric = selection_metric(plan)
-    sweep_id = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
-    root = request.workspace / "sweeps" / request.name / sweep_id
-    parent = create_run(
-        request.workspace,
-        name=f"sweep {request.name} {sweep_id}",
-        params={"num_samples": request.num_samples, **{name: str(space.plain()) for name, space in spaces.items()}},
-        tags={"sweep_id": sweep_id, "kind": "sweep", "dataset_hash": plan.dataset.content_hash},
-    )
-    ledger = Ledger(root / "ledger.json", sweep_id, metric, higher_is_better=metric != "loss")
-    ledger.save()
-    notify(f"Sweep {sweep_id} over {', '.join(spaces)}: {request.num_samples} trials for the best validation {metric}")
-    status = FAILED
-    try:
-        _run_trials(request, plan, spaces, ledger, parent, progress)
-        result = _finish(request, ledger, parent)
-        status = FINISHED
-    finally:
-        finish_run(request.workspace, parent, status)
-    return result
-
-
-def _run_trials(
-    request: SweepRequest,
-    plan: TrainingPlan,
-    spaces: Mapping[str, Space],
-    ledger: Ledger,
-    parent: str,
-    progress: Progress,
-) -> None:
-    cluster = ensure_ray(request.address)
-    from ray import tune
-
-    threads = plan.request.config.execution.threads
-    cpus = 1 if threads == "auto" else threads
-    fitting = int(cluster.cpus // cpus)
-    if fitting < 1:
-        raise ConfigError(
-            f"no trial fits: each takes {cpus} CPUs, the cluster has {cluster.cpus:g}", hint="Lower --threads."
-        )
-    for noisy in ("ray.tune", "ray.air"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    fixed = {name: value for name, value in request.layer.items() if name not in spaces}
-    fixed |= {"num_workers": 1, "threads": cpus, "data": str(plan.dataset.root)}
-    trainable = tune.with_parameters(
-        run_trial, fixed=fixed, name=request.name, workspace=str(request.workspace), metric=ledger.metric, parent=parent
-    )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": cpus}),
-        param_space={name: _domain(space) for name, space in spaces.items()},
-        tune_config=tune.TuneConfig(
-            num_samples=request.num_samples,
-            max_concurrent_trials=min(request.max_concurrent or fitting, fitting),
-            search_alg=tune.search.BasicVariantGenerator(random_state=plan.request.config.execution.seed),
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str(ledger.path.parent / "ray"),
-            verbose=0,
-            callbacks=[_ledger_callback(ledger, request.num_samples, progress)],
-        ),
-    )
-    tuner.fit()
-
-
-def run_trial(
-    settings: dict[str, Any], *, fixed: dict[str, Any], name: str, workspace: str, metric: str, parent: str
-) -> None:
-    """One trial, in a Tune actor: train with the chosen settings and report the goal metric.
-
-    A user's error is reported, not raised, so that it reaches the ledger as one line.
-    """
-    from ray import tune
-
     started = time.monotonic()
+    plan = plan_sweep(request, progress)
+    ledger = plan.new_ledger()
+    return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
+
+
+def resume_sweep(
+    changes: SweepRequest,
+    sweep_id: str | None,
+    *,
+    time_budget: float | None = None,
+    progress: Progress = silent,
+    notify: Notify = print,
+    watch: Watch = ignore,
+) -> SweepResult:
+    """Go on with a sweep that was interrupted, or add trials to one; trials that ended are not run again.
+
+    Args:
+        changes: of the request: name ("" for any), workspace, number of samples and concurrency, address.
+        sweep_id: None for the newest.
+        time_budget: as in `run_sweep`, counted anew.
+        progress: as in `run_sweep`.
+        notify: as in `run_sweep`.
+        watch: as in `run_sweep`.
+
+    Raises:
+        RunError: when there is no such sweep, or another process runs it.
+    """
+    started = time.monotonic()
+    ledger = find_sweep(changes.workspace, changes.name or None, sweep_id)
+    request = resume_request(ledger, changes.workspace, changes)
+    more = request.num_samples is not None and request.num_samples > ledger.num_samples
+    if ledger.status == FINISHED and not more:
+        notify(f"Sweep {ledger.sweep_id} is complete: {len(ledger.trials)} trials, nothing is left to do")
+        return SweepResult(ledger, 0, time.monotonic() - started, 0.0)
+    planned = replace(request, layer={**ledger.fixed, **ledger.spaces})
+    plan = replace(plan_sweep(planned, progress), fixed=ledger.fixed)
+    ledger.num_samples = plan.trials
+    return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
+
+
+def _run(
+    plan: SweepPlan,
+    ledger: Ledger,
+    request: SweepRequest,
+    started: float,
+    time_budget: float | None,
+    progress: Progress,
+    notify: Notify,
+    watch: Watch,
+) -> SweepResult:
+    with _alone(ledger):
+        cluster = ensure_ray(request.address)
+        max_concurrent = _max_concurrent(plan)
+        _begin(plan, ledger, request.workspace, progress)
+        notify(_opening(ledger, max_concurrent))
+        queue = TrialQueue(
+            ledger,
+            max_concurrent=max_concurrent,
+            max_failures=plan.training.request.config.execution.max_failures,
+            deadline=None if time_budget is None else started + time_budget,
+            watch=watch,
+        )
+        try:
+            with _stop_on_signals(queue):
+                _run_trials(plan, queue, request.workspace)
+            if queue.stopped_for in SIGNALS.values():
+                ledger.update(status=INTERRUPTED)
+                again = f"`secauditai train tune --resume {ledger.sweep_id}` goes on"
+                notify(f"Stopped after {ledger.ended} of {ledger.num_samples} trials; {again}")
+                raise KeyboardInterrupt
+            _finish(ledger, request.workspace, queue.stopped_for, progress, notify)
+        finally:
+            if ledger.status == RUNNING:
+                ledger.update(status=FAILED)
+            finish_run(request.workspace, ledger.mlflow_run_id, _run_status(ledger.status))
+    seconds = time.monotonic() - started - cluster.startup_seconds
+    return SweepResult(ledger, max_concurrent, seconds, cluster.startup_seconds)
+
+
+def _run_status(status: str) -> str:
+    return {FINISHED: runs.FINISHED, INTERRUPTED: runs.STOPPED}.get(status, runs.FAILED)
+
+
+@contextmanager
+def _alone(ledger: Ledger) -> Iterator[None]:
+    ledger.layout.root.mkdir(parents=True, exist_ok=True)
     try:
-        config = resolve_config({**fixed, **settings})
-        request = TrainRequest("start", name, config, Path(workspace), name, parent_mlflow_run=parent, in_process=True)
-        outcome = train(plan_training(request), register_model=False, notify=lambda _text: None)
-    except SecAuditError as error:
-        tune.report({"value": None, "error": str(error), "seconds": time.monotonic() - started})
+        with FileLock(ledger.layout.lock, timeout=0):
+            yield
+    except Timeout:
+        raise RunError("another process runs this sweep", where=str(ledger.layout.root), hint="Wait for it.") from None
+
+
+def _max_concurrent(plan: SweepPlan) -> int:
+    """Trials at a time, once the cluster has settled."""
+    give_up = time.monotonic() + SETTLE_SECONDS
+    while True:
+        capacity: Capacity = read_capacity()
+        try:
+            if capacity.used_cpus == 0 or time.monotonic() > give_up:
+                return plan.max_concurrent(capacity)
+        except ConfigError:
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(0.25)
+
+
+def _begin(plan: SweepPlan, ledger: Ledger, workspace: Path, progress: Progress) -> None:
+    """Tokenise once for all trials, open the MLflow run above theirs, and write the ledger."""
+    layout = ledger.layout
+    layout.trials.mkdir(parents=True, exist_ok=True)
+    layout.stop.unlink(missing_ok=True)
+    for seed in range(ledger.seeds_per_trial if plan.training.request.config.input.augment else 1):
+        config = plan.training.request.config
+        execution = config.execution.model_copy(update={"seed": config.execution.seed + seed})
+        fixed = replace(plan.training.request, config=config.model_copy(update={"execution": execution}))
+        tokenise(replace(plan.training, request=fixed), progress)
+    if ledger.mlflow_run_id is None:
+        kept = ("num_samples", "sampler", "scheduler", "metric", "seeds_per_trial")
+        spaces = {name: str(space.plain()) for name, space in plan.spaces.items()}
+        ledger.mlflow_run_id = create_run(
+            workspace,
+            name=f"sweep {ledger.name} {ledger.sweep_id}",
+            params={**{key: getattr(ledger, key) for key in kept}, **spaces},
+            tags={
+                "sweep_id": ledger.sweep_id,
+                "kind": "sweep",
+                "dataset_hash": plan.training.dataset.content_hash,
+            },
+        )
+    else:
+        reopen_run(workspace, ledger.mlflow_run_id)
+    ledger.update(status=RUNNING)
+
+
+def _opening(ledger: Ledger, max_concurrent: int) -> str:
+    begun = f", {ledger.ended} of them ended before" if ledger.trials else ""
+    seeds = f" of {ledger.seeds_per_trial} seeds each" if ledger.seeds_per_trial > 1 else ""
+    return (
+        f"Sweep {ledger.sweep_id} over {', '.join(ledger.spaces)}: {ledger.num_samples} trials{seeds}{begun}, "
+        f"{max_concurrent} at a time, for the best validation {ledger.metric}"
+    )
+
+
+def _run_trials(plan: SweepPlan, queue: TrialQueue, workspace: Path) -> None:
+    ledger, distributed = queue.ledger, plan.resources.workers > 1
+
+    def build_task(trial: Trial) -> TrialTask:
+        settings = {**ledger.fixed, **trial.settings}
+        first = settings.get("seed", ledger.seed)
+        return TrialTask(
+            sweep=str(ledger.layout.root),
+            sweep_id=ledger.sweep_id,
+            trial_id=trial.trial_id,
+            name=ledger.name,
+            workspace=str(workspace),
+            settings=settings,
+            seeds=[first + place for place in range(ledger.seeds_per_trial)],
+            chosen=dict(trial.settings),
+            metric=ledger.metric,
+            higher_is_better=ledger.higher_is_better,
+            grace_samples=ledger.grace_samples,
+            factor=ledger.reduction_factor if ledger.scheduler == ASHA else None,
+            distributed=distributed,
+            parent=ledger.mlflow_run_id,
+        )
+
+    if not queue.exhausted:
+        from secauditai.tuning.ray_tune import run_trials
+
+        run_trials(queue, build_task, plan.resources, distributed=distributed)
+
+
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "asked to end"}
+
+
+@contextmanager
+def _stop_on_signals(queue: TrialQueue) -> Iterator[None]:
+    """The first SIGINT or SIGTERM stops the trials after their next validation, the second takes its usual effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    value = outcome.metrics.get(metric)
-    tune.report({"value": value, "run_dir": str(outcome.run.root), "seconds": time.monotonic() - started})
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        queue.stop(SIGNALS[signal.Signals(number)])
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
-def _ledger_callback(ledger: Ledger, total: int, progress: Progress) -> Any:
-    from ray.tune import Callback
-
-    class Keeper(Callback):
-        """Writes each finished trial into our ledger."""
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-            """Note the result."""
-            last = trial.last_result or {}
-            found = {key: last.get(key) for key in ("value", "run_dir", "error")}
-            self._add(Trial(trial.trial_id, dict(trial.config), seconds=last.get("seconds", 0.0), **found))
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-            """Note the failure."""
-            reason = (trial.get_error() and str(trial.get_error())) or "the trial died"
-            self._add(Trial(trial.trial_id, dict(trial.config), None, error=reason.strip().splitlines()[-1][:300]))
-
-        def _add(self, trial: Trial) -> None:
-            ledger.add(trial)
-            progress("Trials", len(ledger.trials), total, "trials")
-
-    return Keeper()
-
-
-def _domain(space: Space) -> Any:
-    from ray import tune
-
-    match space.kind:
-        case "uniform":
-            return tune.uniform(*space.values)
-        case "loguniform":
-            return tune.loguniform(*space.values)
-        case "int":
-            return tune.randint(space.values[0], space.values[1] + 1)
-        case _:
-            return tune.choice(list(space.values))
-
-
-def _finish(request: SweepRequest, ledger: Ledger, parent: str) -> SweepResult:
-    """Register the best trial's model with the sweep as its lineage, and save its configuration."""
+def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: Progress, notify: Notify) -> None:
+    """Publish the best trial's model with the sweep as its lineage, save its configuration, write the summary."""
     best = ledger.best
+    if stopped_for is not None:
+        notify(f"The sweep ends after {ledger.ended} of {ledger.num_samples} trials: {stopped_for}")
+        ledger.update(status=INTERRUPTED)
     if best is None or best.run_dir is None:
-        reason = next((trial.error for trial in ledger.trials if trial.error), "no trial has the goal metric")
-        raise RunError(f"none of the {len(ledger.trials)} trials succeeded: {reason}", where=str(ledger.path))
+        raise _nothing_found(ledger, stopped_for)
     run = open_run(Path(best.run_dir))
-    version = register(run, request.workspace, tags={"sweep_id": ledger.sweep_id})
-    run.update(model_version=version)
-    log_summary(request.workspace, parent, {f"best/{ledger.metric}": best.value, "trials": len(ledger.trials)})
-    best_config = f"{request.name}-best"
-    NamedConfigs(request.workspace).create(best_config, {**request.layer, **best.settings}, overwrite=True)
-    return SweepResult(ledger, best_config, version, parent)
+    if ledger.published != best.run_dir:
+        published = publish(run, workspace, register_model=False, progress=progress)
+        lineage = {"sweep_id": ledger.sweep_id, "trial_id": best.trial_id, "trials": str(len(ledger.trials))}
+        version = register(run, workspace, tags=lineage)
+        run.update(model_version=version, summary={"metrics": published.metrics})
+        best_config = f"{ledger.name}-best"
+        layer = parse_layer(ledger.layer, where=str(ledger.path))
+        seed = next(run.seed for run in best.seeds if run.run_dir == best.run_dir)
+        chosen = {**layer, **best.settings, "seed": seed, "selection_metric": ledger.metric}
+        NamedConfigs(workspace).create(best_config, chosen, overwrite=True)
+        ledger.update(version=version, best_config=best_config, published=best.run_dir)
+    progress("Writing the summary", 0, None)
+    write_summary(ledger)
+    if ledger.mlflow_run_id is not None:
+        values = {f"best/{ledger.metric}": best.value, "trials": len(ledger.trials)}
+        log_summary(workspace, ledger.mlflow_run_id, values, step=ledger.ended)
+        log_artifacts(workspace, ledger.mlflow_run_id, [ledger.layout.summary, ledger.path])
+    if stopped_for is None:
+        ledger.update(status=FINISHED)
+
+
+def _nothing_found(ledger: Ledger, stopped_for: str | None) -> RunError:
+    where = str(ledger.path)
+    if stopped_for is not None:
+        hint = f"`secauditai train tune --resume {ledger.sweep_id}` goes on."
+        return RunError(f"no trial was validated before the sweep ended: {stopped_for}", where=where, hint=hint)
+    reason = next((trial.error for trial in ledger.trials if trial.error), "no trial has the goal metric")
+    return RunError(f"none of the {len(ledger.trials)} trials succeeded: {reason}", where=where)

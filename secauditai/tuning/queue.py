@@ -1,0 +1,130 @@
+"""Which trial is next: new ones from the sampler, those to go on with, those whose process died; all in the ledger."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from secauditai.tuning.ledger import FAILED, INTERRUPTED, RUNNING, Ledger, Trial, TrialRun
+from secauditai.tuning.samplers import choose_settings
+from secauditai.tuning.trial import TrialOutcome, read_trial_runs
+
+Watch = Callable[[Ledger, Trial | None], None]
+"""Told after each change; with the trial when one has ended or died."""
+
+
+class TrialQueue:
+    """Hands out trials and writes down what became of them. One thread uses it."""
+
+    def __init__(
+        self, ledger: Ledger, *, max_concurrent: int, max_failures: int, deadline: float | None, watch: Watch
+    ) -> None:
+        """Take up a sweep where its ledger stands.
+
+        Args:
+            ledger: the sweep.
+            max_concurrent: trials at a time.
+            max_failures: deaths of one trial's process that are survived.
+            deadline: `time.monotonic()` after which no trial goes on.
+            watch: told after each change.
+        """
+        self.ledger, self.deadline, self._watch = ledger, deadline, watch
+        self._max_concurrent, self._max_failures = max_concurrent, max_failures
+        self._waiting = [trial.trial_id for trial in ledger.trials if trial.status in (RUNNING, INTERRUPTED)]
+        self._running: set[str] = set()
+        self._asked = len(ledger.trials)
+        self.stopped_for: str | None = None
+        """Why the sweep ends before its last trial."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no trial runs, and none will."""
+        none_left = not self._waiting and self._asked >= self.ledger.num_samples
+        return not self._running and (none_left or self.stopped_for is not None)
+
+    def next(self) -> Trial | None:
+        """The next trial to run; None when none may start now."""
+        if self.stopped_for is not None or len(self._running) >= self._max_concurrent:
+            return None
+        if self._waiting:
+            trial = replace(self.ledger.trial(self._waiting.pop(0)), status=RUNNING)
+        elif self._asked < self.ledger.num_samples:
+            trial = self._ask()
+        else:
+            return None
+        self._running.add(trial.trial_id)
+        self.ledger.put(trial)
+        self._watch(self.ledger, None)
+        return trial
+
+    def _ask(self) -> Trial:
+        ledger, number = self.ledger, self._asked
+        self._asked += 1
+        settings = choose_settings(ledger.sampler, ledger.spaces, ledger.seed, number, ledger)
+        return Trial(f"{number:04d}", settings)
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more, and ask the running trials to stop after their next validation."""
+        if self.stopped_for is None:
+            self.stopped_for = reason
+            self.ledger.layout.stop.touch()
+
+    def check_time(self) -> None:
+        """Stop when the time budget is used up."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.stop("the time budget is used up")
+
+    def note_outcome(self, trial_id: str, outcome: TrialOutcome) -> None:
+        """Write down what a trial reported."""
+        trial = self.ledger.trial(trial_id)
+        seeds = tuple(TrialRun(**run) for run in outcome.seeds)
+        self._end(
+            replace(
+                trial,
+                status=outcome.status,
+                value=mean_value(seeds),
+                run_dir=_best_run(seeds, higher_is_better=self.ledger.higher_is_better),
+                error=outcome.error,
+                error_kind=outcome.error_kind,
+                seconds=trial.seconds + outcome.seconds,
+                step=seeds[0].step if seeds else 0,
+                rung=outcome.rung,
+                seeds=seeds,
+            )
+        )
+
+    def note_death(self, trial_id: str, reason: str) -> None:
+        """Try a trial again whose process died, from its newest checkpoint, unless it has died too often."""
+        trial = self.ledger.trial(trial_id)
+        trial = replace(trial, deaths=trial.deaths + 1)
+        if self.stopped_for is not None or trial.deaths <= self._max_failures:
+            self._waiting.append(trial_id)
+            self._end(replace(trial, status=INTERRUPTED, error=reason, error_kind="TrialDied"))
+            return
+        often = f"its process died {trial.deaths} times, the last time: {reason}"
+        self._end(replace(trial, status=FAILED, error=often, error_kind="TrialDied"))
+
+    def note_failure(self, trial_id: str, kind: str, reason: str) -> None:
+        """Write down a failure that trying again would not mend."""
+        self._end(replace(self.ledger.trial(trial_id), status=FAILED, error=reason, error_kind=kind))
+
+    def _end(self, trial: Trial) -> None:
+        self._running.discard(trial.trial_id)
+        if trial.run_dir is None:
+            known = read_trial_runs(self.ledger.layout, trial.trial_id)
+            trial = replace(trial, run_dir=next(iter(known.values()), None))
+        self.ledger.put(trial)
+        self._watch(self.ledger, trial)
+
+
+def mean_value(seeds: tuple[TrialRun, ...]) -> float | None:
+    """The mean over seeds; None when one of them has none."""
+    values = [run.value for run in seeds]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _best_run(seeds: tuple[TrialRun, ...], *, higher_is_better: bool) -> str | None:
+    known = [run for run in seeds if run.value is not None]
+    sign = 1.0 if higher_is_better else -1.0
+    best = max(known, key=lambda run: sign * (run.value or 0.0), default=None)
+    return best.run_dir if best else None

@@ -1,0 +1,131 @@
+"""The door to Ray Tune: it places and feeds the actors in which trials run, and tells which of them died.
+
+Tune chooses nothing, stops nothing and stores nothing that counts: settings come from our samplers, trials return by
+themselves, and the ledger is the record. Import this after `ensure_ray`.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import ray.exceptions
+from ray import tune
+from ray.tune.search import Searcher
+
+from secauditai.tuning.ledger import Trial
+from secauditai.tuning.planning import TrialResources
+from secauditai.tuning.queue import TrialQueue
+from secauditai.tuning.trial import TrialOutcome, TrialTask, run_trial
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the history is metrics.jsonl and MLflow
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep stops its trials itself
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+WAITING = {"CPU": 0.0, "memory": float(2**20)}
+"""What the driver of a distributed trial takes; Tune refuses to place an actor that takes nothing at all."""
+
+
+class TrialActor(tune.Trainable):
+    """Runs one trial after the other in one process: what it keeps between them is imported modules."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take a trial."""
+        self._task = TrialTask(**json.loads(config["task"]))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The whole trial."""
+        return {"done": True, "outcome": json.dumps(asdict(run_trial(self._task)))}
+
+
+class _Feed(Searcher):
+    """Asks our queue for the next trial."""
+
+    def __init__(self, queue: TrialQueue, build_task: Callable[[Trial], TrialTask]) -> None:
+        super().__init__(metric="outcome", mode="max")
+        self._queue, self._build_task = queue, build_task
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
+        """The next trial as a configuration; FINISHED when there will be none."""
+        trial = self._queue.next()
+        if trial is not None:
+            return {"trial_id": trial.trial_id, "task": json.dumps(asdict(self._build_task(trial)))}
+        return Searcher.FINISHED if self._queue.exhausted else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: `_Reports` has the details."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing is restored from Tune's files."""
+
+
+class _Reports(tune.Callback):
+    """Tells our queue what became of trials."""
+
+    def __init__(self, queue: TrialQueue) -> None:
+        self._queue = queue
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        """Look at the clock."""
+        self._queue.check_time()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """Pass on the outcome."""
+        outcome = TrialOutcome(**json.loads(trial.last_result["outcome"]))
+        self._queue.note_outcome(trial.config["trial_id"], outcome)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """Tell a dead process from an error in our code."""
+        error = trial.get_pickled_error()  # Tune's own file, written by this process a moment ago
+        trial_id = trial.config["trial_id"]
+        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+            self._queue.note_death(trial_id, _first_line(error))
+            return
+        cause = getattr(error, "cause", None) or error
+        text = str(trial.get_error() or cause)
+        (self._queue.ledger.layout.trials / f"{trial_id}.error.txt").write_text(text, encoding="utf-8")
+        self._queue.note_failure(trial_id, type(cause).__name__, f"{type(cause).__name__}: {_first_line(cause)}")
+
+
+def run_trials(
+    queue: TrialQueue, build_task: Callable[[Trial], TrialTask], resources: TrialResources, *, distributed: bool
+) -> None:
+    """Run trials until the queue has no more."""
+    os.environ.update(ENVIRONMENT)
+    for noisy in ("ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    storage = queue.ledger.layout.ray
+    here = {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
+    try:
+        tune.Tuner(
+            tune.with_resources(TrialActor, WAITING if distributed else here),
+            tune_config=tune.TuneConfig(num_samples=-1, search_alg=_Feed(queue, build_task), reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[_Reports(queue)],
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _first_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

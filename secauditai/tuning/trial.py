@@ -1,0 +1,235 @@
+"""What one trial does, in a process of its own: train the chosen settings with each seed, until it is told to stop.
+
+All that it gets and gives is plain data. It leaves its runs in the workspace and `trials/<id>.json` in the sweep, from
+which another attempt goes on.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from secauditai import runs
+from secauditai.config.files import resolve_config
+from secauditai.errors import RunError, SecAuditError
+from secauditai.files import write_json
+from secauditai.pipeline import track
+from secauditai.runs import Run, list_runs, open_run
+from secauditai.tracking.runs import create_run as create_mlflow_run
+from secauditai.tracking.runs import finish_run as finish_mlflow_run
+from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
+from secauditai.training.checkpoint import newest_checkpoint, read_state
+from secauditai.training.launch import launch
+from secauditai.training.preparation import plan_training, prepare_run
+from secauditai.training.request import START, TrainRequest
+from secauditai.training.resume import check_versions
+from secauditai.training.rungs import RungRule
+from secauditai.tuning.ledger import FAILED, FINISHED, INTERRUPTED, STOPPED, SweepLayout, TrialRun
+
+logger = logging.getLogger("secauditai.tuning")
+
+PREDECESSOR_SECONDS = 60.0
+"""How long a process of the same trial may go on after whoever started it has died."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """One trial to do."""
+
+    sweep: str
+    """The sweep's directory."""
+    sweep_id: str
+    trial_id: str
+    name: str
+    workspace: str
+    settings: dict[str, Any]
+    """All settings that are not the default."""
+    seeds: list[int]
+    chosen: dict[str, Any]
+    """What the sweep chose."""
+    metric: str
+    higher_is_better: bool
+    grace_samples: int
+    factor: int | None
+    """ASHA's reduction factor; None without ASHA."""
+    distributed: bool
+    parent: str | None
+    """MLflow run of the sweep."""
+
+    def rule(self, batch_size: int, *, first: bool) -> RungRule:
+        """When to stop; ASHA judges a trial by its first seed."""
+        factor = self.factor if first else None
+        return RungRule(
+            self.sweep, self.trial_id, self.metric, self.higher_is_better, batch_size, self.grace_samples, factor
+        )
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How a trial ended; plain data."""
+
+    status: str
+    seconds: float
+    """Spent in training and validation."""
+    seeds: list[dict[str, Any]]
+    """`TrialRun` of each seed that was trained."""
+    rung: int | None = None
+    error: str | None = None
+    error_kind: str | None = None
+
+
+def run_trial(task: TrialTask) -> TrialOutcome:
+    """Train a trial, or go on with one whose process died.
+
+    A user's error comes back in the outcome, so that it reaches the ledger as one line.
+    """
+    seconds, done = 0.0, list[TrialRun]()
+    try:
+        with _alone(task):
+            folder = _mlflow_folder(task)
+            status, rung = FINISHED, None
+            for place, seed in enumerate(task.seeds):
+                if SweepLayout(Path(task.sweep)).stop.exists():
+                    status = INTERRUPTED
+                    break
+                status, rung, spent, run = _run_seed(task, seed, folder, first=place == 0)
+                seconds += spent
+                done.append(run)
+                if status != FINISHED:
+                    break
+            if folder != task.parent:
+                finish_mlflow_run(Path(task.workspace), folder, _run_status(status))
+    except SecAuditError as error:
+        return TrialOutcome(FAILED, seconds, [asdict(run) for run in done], None, str(error), type(error).__name__)
+    return TrialOutcome(status, seconds, [asdict(run) for run in done], rung)
+
+
+def _run_seed(
+    task: TrialTask, seed: int, parent: str | None, *, first: bool
+) -> tuple[str, int | None, float, TrialRun]:
+    """Train one seed; return its status, the rung it was stopped at, the seconds in training, and its run."""
+    config = resolve_config({**task.settings, "seed": seed})
+    run = _open_or_prepare(task, seed, config)
+    rule = task.rule(config.optimization.batch_size, first=first)
+    if run.info.mlflow_run_id is None:
+        track(run, Path(task.workspace), parent=parent)
+    else:
+        reopen_mlflow_run(Path(task.workspace), run.info.mlflow_run_id)
+    started = time.monotonic()
+    try:
+        result = launch(
+            run,
+            in_process=not task.distributed,
+            address="auto" if task.distributed else None,
+            after_validation=rule,
+            max_failures=config.execution.max_failures,
+            notify=lambda _text: None,
+        )
+        rung = None if result.finished else rule.stopped_at()
+        status = FINISHED if result.finished else INTERRUPTED if rung is None else STOPPED
+        run.update(status=_run_status(status), finished=time.time())
+    finally:
+        finish_mlflow_run(Path(task.workspace), run.info.mlflow_run_id, run.info.status)
+    seconds = time.monotonic() - started if result.attempts else 0.0
+    value, step = read_value(run)
+    return status, rung, seconds, TrialRun(seed, str(run.root), value, step)
+
+
+def _run_status(status: str) -> str:
+    """The run's word for how its trial ended."""
+    return runs.FINISHED if status == FINISHED else runs.STOPPED
+
+
+def read_value(run: Run) -> tuple[float | None, int]:
+    """The goal metric at the best checkpoint so far, and the global step reached."""
+    newest = newest_checkpoint(run.layout.checkpoints, logger.warning)
+    if newest is None:
+        return None, 0
+    state = read_state(newest)
+    return state.best_value, state.global_step
+
+
+def _open_or_prepare(task: TrialTask, seed: int, config: Any) -> Run:
+    """The run that an earlier attempt began and nobody has removed, or a new one."""
+    known = read_trial_runs(SweepLayout(Path(task.sweep)), task.trial_id)
+    if seed in known and Path(known[seed]).exists():
+        run = open_run(Path(known[seed]))
+        check_versions(run)
+        return run
+    _remove_half_prepared(task, known)
+    request = TrainRequest(
+        START,
+        task.name,
+        config,
+        Path(task.workspace),
+        task.name,
+        address="auto" if task.distributed else None,
+        in_process=not task.distributed,
+        sweep_id=task.sweep_id,
+        trial_id=task.trial_id,
+    )
+    run = prepare_run(plan_training(request))
+    write_json(_runs_file(SweepLayout(Path(task.sweep)), task.trial_id), {**known, seed: str(run.root)})
+    return run
+
+
+def read_trial_runs(layout: SweepLayout, trial_id: str) -> dict[int, str]:
+    """The run directory of each seed that a trial has begun to train."""
+    try:
+        raw: Mapping[str, str] = json.loads(_runs_file(layout, trial_id).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {int(seed): run_dir for seed, run_dir in raw.items()}
+
+
+def _runs_file(layout: SweepLayout, trial_id: str) -> Path:
+    return layout.trials / f"{trial_id}.json"
+
+
+def _remove_half_prepared(task: TrialTask, known: Mapping[int, str]) -> None:
+    """Clear away what a process left that died before its run was ready."""
+    for run in list_runs(Path(task.workspace), task.name):
+        info = run.info
+        if (info.sweep_id, info.trial_id) == (task.sweep_id, task.trial_id) and str(run.root) not in known.values():
+            shutil.rmtree(run.root)
+
+
+def _mlflow_folder(task: TrialTask) -> str | None:
+    """The MLflow run above those of the seeds: the sweep's own, or one for the trial when it has several seeds."""
+    if len(task.seeds) == 1 or task.parent is None:
+        return task.parent
+    path = SweepLayout(Path(task.sweep)).trials / f"{task.trial_id}.mlflow.json"
+    if path.exists():
+        folder = str(json.loads(path.read_text(encoding="utf-8"))["mlflow_run_id"])
+        reopen_mlflow_run(Path(task.workspace), folder)
+        return folder
+    folder = create_mlflow_run(
+        Path(task.workspace),
+        name=f"{task.name} trial {task.trial_id}",
+        params=task.chosen,
+        tags={"sweep_id": task.sweep_id, "trial_id": task.trial_id, "kind": "trial"},
+        parent=task.parent,
+    )
+    write_json(path, {"mlflow_run_id": folder})
+    return folder
+
+
+@contextmanager
+def _alone(task: TrialTask) -> Iterator[None]:
+    """Wait until no other process works on this trial: one may outlive the sweep that started it for some seconds."""
+    layout = SweepLayout(Path(task.sweep))
+    layout.trials.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(layout.trials / f"{task.trial_id}.lock", timeout=PREDECESSOR_SECONDS):
+            yield
+    except Timeout:
+        raise RunError(
+            f"another process still trains trial {task.trial_id}", where=task.sweep, hint="End it, then resume."
+        ) from None

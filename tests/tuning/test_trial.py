@@ -1,0 +1,135 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import SMALL, history, new_run, weights, write_dataset
+
+from secauditai.runs import list_runs, open_run
+from secauditai.tracking.runs import create_run
+from secauditai.tracking.store import open_store
+from secauditai.training.launch import launch
+from secauditai.tuning.trial import TrialTask, run_trial
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def parent(workspace: Path) -> str:
+    return create_run(workspace, name="sweep", params={}, tags={"kind": "sweep"})
+
+
+def a_task(data: Path, workspace: Path, sweep: Path, **changes: Any) -> TrialTask:
+    settings = {**SMALL, "data": str(data), "threads": 1, "max_steps": 8, "eval_interval": 2, "keep_checkpoints": 1}
+    made = TrialTask(
+        sweep=str(sweep),
+        sweep_id=sweep.name,
+        trial_id="0000",
+        name="c",
+        workspace=str(workspace),
+        settings={**settings, **changes.pop("settings", {})},
+        seeds=[13],
+        chosen={"max_steps": 8},
+        metric="roc_auc",
+        higher_is_better=True,
+        grace_samples=16,
+        factor=None,
+        distributed=False,
+        parent=None,
+    )
+    return replace(made, **changes)
+
+
+def test_trials_one_after_the_other_in_one_process_equal_fresh_runs(
+    data: Path, workspace: Path, parent: str, tmp_path: Path
+) -> None:
+    done = [run_trial(a_task(data, workspace, tmp_path, trial_id=f"{n:04d}", seeds=[n], parent=parent)) for n in (1, 2)]
+    for number, outcome in enumerate(done, start=1):
+        assert (outcome.status, outcome.error) == ("finished", None)
+        trained = open_run(Path(outcome.seeds[0]["run_dir"]))
+        settings = {"max_steps": 8, "eval_interval": 2, "keep_checkpoints": 1, "threads": 1, "seed": number}
+        fresh = new_run(data, tmp_path / f"fresh{number}", kind="start", **settings)
+        launch(fresh)
+        assert weights(trained) == weights(fresh)
+        assert history(trained) == history(fresh)
+        assert (trained.info.sweep_id, trained.info.trial_id) == (tmp_path.name, f"{number:04d}")
+
+
+def test_a_trial_with_several_seeds_has_its_own_folder_in_mlflow(
+    data: Path, workspace: Path, parent: str, tmp_path: Path
+) -> None:
+    outcome = run_trial(a_task(data, workspace, tmp_path, seeds=[1, 2], parent=parent))
+    assert [run["seed"] for run in outcome.seeds] == [1, 2]
+    folder = json.loads((tmp_path / "trials" / "0000.mlflow.json").read_text())["mlflow_run_id"]
+    client = open_store(workspace).client
+    assert client.get_run(folder).data.tags["mlflow.parentRunId"] == parent
+    assert client.get_run(folder).info.status == "FINISHED"
+    for run in outcome.seeds:
+        seed = client.get_run(open_run(Path(run["run_dir"])).info.mlflow_run_id)
+        assert (seed.data.tags["mlflow.parentRunId"], seed.info.status) == (folder, "FINISHED")
+    assert len(outcome.seeds) == 2
+
+
+def test_a_trial_stopped_at_a_rung_trains_no_further_seed(data: Path, workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "rungs" / "0").mkdir(parents=True)
+    for other in ("a", "b"):
+        (tmp_path / "rungs" / "0" / f"{other}.json").write_text('{"value": 1.1, "goes_on": true}')
+    outcome = run_trial(a_task(data, workspace, tmp_path, seeds=[1, 2], factor=3))
+    assert (outcome.status, outcome.rung, len(outcome.seeds)) == ("stopped", 0, 1)
+    assert outcome.seeds[0]["step"] == 2
+    assert open_run(Path(outcome.seeds[0]["run_dir"])).info.status == "stopped"
+
+
+def test_an_interrupted_trial_goes_on_where_it_was(data: Path, workspace: Path, tmp_path: Path) -> None:
+    task = a_task(data, workspace, tmp_path, settings={"max_steps": 6})
+    whole = run_trial(replace(task, trial_id="0001"))
+
+    class StopOnce:
+        """Puts the stop file in place once training has begun."""
+
+        def __enter__(self) -> None:
+            import threading
+
+            def touch() -> None:
+                while not list((tmp_path / "trials").glob("0002.json")):
+                    pass
+                (tmp_path / "stop").touch()
+
+            self.thread = threading.Thread(target=touch)
+            self.thread.start()
+
+        def __exit__(self, *_: object) -> None:
+            self.thread.join()
+
+    before = len(list_runs(workspace, "c"))
+    with StopOnce():
+        first = run_trial(replace(task, trial_id="0002"))
+    assert (first.status, first.seeds[0]["step"]) == ("interrupted", 2)
+    assert run_trial(replace(task, trial_id="0003")).seeds == []  # nothing starts while the sweep stops
+    (tmp_path / "stop").unlink()
+    second = run_trial(replace(task, trial_id="0002"))
+    assert second.status == "finished"
+    assert first.seeds[0]["run_dir"] == second.seeds[0]["run_dir"]
+    assert len(list_runs(workspace, "c")) == before + 1
+    one, other = (open_run(Path(outcome.seeds[0]["run_dir"])) for outcome in (whole, second))
+    assert weights(one) == weights(other)
+
+
+def test_settings_that_contradict_each_other_fail_the_trial_and_nothing_else(
+    data: Path, workspace: Path, tmp_path: Path
+) -> None:
+    outcome = run_trial(a_task(data, workspace, tmp_path, settings={"stride": 60}))
+    assert (outcome.status, outcome.error_kind, outcome.seeds) == ("failed", "ConfigError", [])
+    assert outcome.error is not None
+    assert "stride (60) must be at most half of max_length" in outcome.error
