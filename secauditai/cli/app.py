@@ -58,7 +58,14 @@ RUNS_COMMANDS = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+TOP_COMMANDS = {"doctor": "secauditai.cli.doctor:doctor"}
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_at=TOP_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="secauditai")
 def cli() -> None:
     """Train, evaluate and ship models that find vulnerabilities in source code.

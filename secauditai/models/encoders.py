@@ -216,12 +216,40 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
             found = snapshot_download(hub_id, revision=revision, allow_patterns=patterns, etag_timeout=5)
         return Path(found)
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{hub_id} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and cannot be downloaded: "
-            f"{_first_line(error)}",
-            hint="Point HF_HUB_CACHE or HF_HOME at a cache that has it, name a directory with --model PATH, "
-            "or train from scratch with --model transformer.",
-        ) from None
+        raise _out_of_reach(hub_id, error) from None
+
+
+def check_available(hub_id: str, revision: str | None) -> None:
+    """See whether a hub model is in the local cache, or the hub would give it; nothing is downloaded.
+
+    Raises:
+        ModelError: when neither is so.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(hub_id, revision=revision, allow_patterns=["config.json"], local_files_only=True)
+        return
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise LocalEntryNotFoundError("offline mode is on")
+        HfApi().model_info(hub_id, revision=revision, timeout=5)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise _out_of_reach(hub_id, error) from None
+
+
+def _out_of_reach(hub_id: str, error: BaseException) -> ModelError:
+    from huggingface_hub import constants
+
+    return ModelError(
+        f"{hub_id} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and cannot be downloaded: "
+        f"{_first_line(error)}",
+        hint="Point HF_HUB_CACHE or HF_HOME at a cache that has it, name a directory with --model PATH, "
+        "or train from scratch with --model transformer.",
+    )
 
 
 @contextlib.contextmanager

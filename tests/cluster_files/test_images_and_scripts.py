@@ -116,4 +116,4 @@ def test_every_recipe_has_a_page_and_what_pages_name_is_there() -> None:
             assert (PROJECT / "jobs" / config).exists(), f"{page.name}: {config}"
     linked = (CLUSTER / "README.md").read_text(encoding="utf-8")
     for page in pages:
-        assert page.name == "index.md" or f"../docs/clusters/{page.name}" in linked
+        assert page.name in ("index.md", "doctor.md") or f"../docs/clusters/{page.name}" in linked
