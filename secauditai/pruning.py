@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from secauditai.errors import RunError
-from secauditai.runs import FINISHED, RUNNING, Run, list_runs
+from secauditai.runs import FAILED, FINISHED, RUNNING, Run, list_runs
 
 INTERRUPTED = "interrupted"
 QUIET_SECONDS = 3600.0
@@ -36,6 +36,8 @@ class RunState:
     step: int
     total_steps: int | None
     version: int | None
+    sweep_id: str | None
+    """The sweep that this is a trial of."""
     created: float
     size: int
     """Bytes of all files."""
@@ -60,6 +62,7 @@ class RunState:
             "step": self.step,
             "total_steps": self.total_steps,
             "version": self.version,
+            "sweep_id": self.sweep_id,
             "created": self.created,
             "age_seconds": round(time.time() - self.created),
             "bytes": self.size,
@@ -77,7 +80,7 @@ class Selection:
     older_than: float | None = None
     """Seconds since it was created."""
     keep_last: int = 0
-    """The newest runs of each name that stay."""
+    """The newest runs of each name that stay; a sweep's trials count when they are registered, as everywhere."""
     registered: bool = False
     """Whether runs with a registered version may go."""
     checkpoints_only: bool = False
@@ -129,6 +132,7 @@ def read_state(run: Run) -> RunState:
         step=_last_step(layout.metrics),
         total_steps=info.total_steps,
         version=info.model_version,
+        sweep_id=info.sweep_id,
         created=info.created,
         size=tree_size(run.root),
         checkpoint_sizes={step: tree_size(path) for step, path in sorted(steps.items())},
@@ -138,28 +142,28 @@ def read_state(run: Run) -> RunState:
 
 
 def choose(
-    states: list[RunState], selection: Selection, trials: dict[str, str]
+    states: list[RunState], selection: Selection, open_sweeps: Mapping[str, str]
 ) -> tuple[list[Removal], dict[str, str]]:
     """What a selection removes, and by run id why the others that it names stay.
 
     Args:
         states: all runs, oldest first.
         selection: which of them.
-        trials: sweep id by run directory, of runs that are a sweep's trials.
+        open_sweeps: status by id of the sweeps that can go on.
     """
     by_name: dict[str, list[RunState]] = {}
     for state in states:
-        by_name.setdefault(state.name, []).append(state)
+        if state.sweep_id is None or state.version is not None:
+            by_name.setdefault(state.name, []).append(state)
     newest = {s.run_id for runs in by_name.values() for s in runs[len(runs) - min(selection.keep_last, len(runs)) :]}
-    removals, kept = [], {}
-    for state in states:
-        if not _named(state, selection):
-            continue
-        reason = _protected(state, selection, newest)
+    removals: list[Removal] = []
+    kept: dict[str, str] = {}
+    for state in [state for state in states if _named(state, selection)]:
+        reason = _protected(state, selection, newest, open_sweeps)
         if reason:
             kept[state.run_id] = reason
             continue
-        removal = _checkpoints(state) if selection.checkpoints_only else _whole(state, trials.get(str(state.run.root)))
+        removal = _checkpoints(state) if selection.checkpoints_only else _whole(state)
         if removal.paths:
             removals.append(removal)
     return removals, kept
@@ -184,15 +188,20 @@ def remove(workspace: Path, removal: Removal) -> None:
         parent.rmdir()
 
 
-def sweep_trials(workspace: Path) -> dict[str, str]:
-    """The sweep id of every run directory that a sweep's ledger names."""
+def open_sweeps(workspace: Path) -> dict[str, str]:
+    """The status, by id, of every sweep that is running or can be resumed.
+
+    Raises:
+        RunError: when a ledger is damaged.
+    """
     found: dict[str, str] = {}
     for path in (workspace / "sweeps").glob("*/*/ledger.json"):
         try:
-            ledger = json.loads(path.read_text(encoding="utf-8"))
-            found |= {str(trial["run_dir"]): path.parent.name for trial in ledger["trials"] if trial.get("run_dir")}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            status = str(json.loads(path.read_text(encoding="utf-8"))["status"])
+        except (ValueError, KeyError, TypeError):
             raise RunError("damaged ledger of a sweep", where=str(path)) from None
+        if status not in (FINISHED, FAILED):
+            found[path.parent.name] = status
     return found
 
 
@@ -216,11 +225,15 @@ def _named(state: RunState, selection: Selection) -> bool:
     return selection.older_than is None or time.time() - state.created >= selection.older_than
 
 
-def _protected(state: RunState, selection: Selection, newest: Collection[str]) -> str | None:
+def _protected(
+    state: RunState, selection: Selection, newest: Collection[str], open_sweeps: Mapping[str, str]
+) -> str | None:
     if state.status == RUNNING:
         return "running"
     if state.may_be_running:
         return "its files changed within the hour, so it may be running elsewhere"
+    if state.sweep_id is not None and state.sweep_id in open_sweeps:
+        return f"a trial of sweep {state.sweep_id}, which is {open_sweeps[state.sweep_id]}"
     if state.run_id in newest:
         return f"one of the {selection.keep_last} newest of {state.name}"
     if state.version is not None and not selection.registered and not selection.checkpoints_only:
@@ -228,7 +241,7 @@ def _protected(state: RunState, selection: Selection, newest: Collection[str]) -
     return None
 
 
-def _whole(state: RunState, sweep: str | None) -> Removal:
+def _whole(state: RunState) -> Removal:
     lost = []
     if state.version is not None:
         lost.append(
@@ -239,8 +252,8 @@ def _whole(state: RunState, sweep: str | None) -> Removal:
         total = f" of {state.total_steps}" if state.total_steps else ""
         best = f", the best so far at step {state.best_step}" if state.best_step is not None else ""
         lost.append(f"it is unfinished at step {state.step}{total}{best}, and could not be resumed any more")
-    if sweep is not None:
-        lost.append(f"it is a trial of sweep {sweep}")
+    if state.sweep_id is not None:
+        lost.append(f"its curve in the next summary of sweep {state.sweep_id}")
     return Removal(state, (state.run.root,), state.size, tuple(lost))
 
 

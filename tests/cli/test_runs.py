@@ -131,12 +131,19 @@ def test_checkpoints_only_keeps_the_newest_and_the_best(cli: Cli, workspace: Pat
     assert "Nothing to remove." in cli("runs", "prune", "--name", "m", "--checkpoints-only").out
 
 
-def test_trials_name_their_sweep(cli: Cli, workspace: Path) -> None:
-    run = make_run(workspace, "m", FINISHED, steps=(40,), age=DAY)
+def test_trials_stay_while_their_sweep_can_go_on(cli: Cli, workspace: Path) -> None:
+    trial = make_run(workspace, "m", FINISHED, steps=(40,), age=DAY, sweep_id="sweep-1", trial_id="0")
+    run = make_run(workspace, "m", FINISHED, steps=(40,), age=2 * DAY)
     ledger = workspace / "sweeps" / "m" / "sweep-1" / "ledger.json"
     ledger.parent.mkdir(parents=True)
-    ledger.write_text(json.dumps({"trials": [{"run_dir": str(run.root)}, {"run_dir": None}]}))
-    assert "trial of sweep sweep-1" in cli("runs", "prune", "--name", "m").out
+    ledger.write_text(json.dumps({"status": "interrupted"}))
+    open_ = json.loads(cli("runs", "prune", "--name", "m", "--json").out)
+    assert open_["kept"] == {trial.root.name: "a trial of sweep sweep-1, which is interrupted"}
+    ledger.write_text(json.dumps({"status": "finished"}))
+    over = json.loads(cli("runs", "prune", "--keep-last", 1, "--json").out)
+    assert [found["run_id"] for found in over["runs"]] == [trial.root.name]
+    assert set(over["kept"]) == {run.root.name}
+    assert "sweep sweep-1" in over["runs"][0]["lost"][0]
     ledger.write_text("{")
     broken = cli("runs", "prune", "--name", "m")
     assert broken.code == 1
