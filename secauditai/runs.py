@@ -54,6 +54,16 @@ class RunLayout:
         return self.root / "logs"
 
     @property
+    def attempt(self) -> Path:
+        """Who trains, how far each rank is, requests to stop; new for every attempt."""
+        return self.root / "attempt"
+
+    @property
+    def memory(self) -> Path:
+        """What out of memory has changed, and from which step on."""
+        return self.root / "memory.json"
+
+    @property
     def bundle(self) -> Path:
         """The saved model."""
         return self.root / "bundle"

@@ -43,12 +43,25 @@ class Leaf:
     @property
     def types(self) -> tuple[Any, ...]:
         """The plain Python types it accepts, without None; choices appear as `str`."""
-        return tuple(str if get_origin(t) is Literal else t for t in _members(self.field.annotation))
+        members = (get_args(t)[0] if get_origin(t) is Annotated else t for t in _members(self.field.annotation))
+        return tuple(str if get_origin(t) is Literal else t for t in members)
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The words it accepts; () when it takes free text or numbers."""
         return tuple(word for t in _members(self.field.annotation) if get_origin(t) is Literal for word in get_args(t))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The regular expressions of text it accepts besides its choices."""
+        return tuple(
+            item.pattern
+            for t in _members(self.field.annotation)
+            if get_origin(t) is Annotated
+            for field in get_args(t)[1:]
+            for item in field.metadata
+            if hasattr(item, "pattern")
+        )
 
     @property
     def optional(self) -> bool:
@@ -87,6 +100,7 @@ class Leaf:
         limits = [
             f"{sign} {getattr(m, key)}" for m in self.field.metadata for key, sign in _LIMITS.items() if hasattr(m, key)
         ]
+        text += "".join(f" or text matching {pattern}" for pattern in self.patterns)
         return text + (" " + ", ".join(limits) if limits else "") + (", or null" if self.optional else "")
 
 

@@ -4,7 +4,7 @@ Flags, YAML keys, `config set` keys, MLflow params, sweep samples and the genera
 Leaf names are unique over all sections: `--learning-rate` and `optimization.learning_rate` are one setting.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -162,7 +162,10 @@ class ExecutionSettings(Section):
     """Where and how the run executes."""
 
     seed: int = Field(13, ge=0, le=2**31 - 1, description="Seed of everything random.")
-    num_workers: int | Literal["auto"] = Field("auto", description="Training processes; auto is one per GPU, or one.")
+    num_workers: int | Literal["auto"] | Annotated[str, Field(pattern=r"^\d+-\d+$")] = Field(
+        "auto",
+        description="Training processes; auto is one per GPU, or one; `2-4`: as many of a range as there is room for.",
+    )
     gpu: str | None = Field(
         None, pattern=r"^\d+(,\d+)*$", description="Local CUDA devices to use, such as `0` or `0,1`."
     )
@@ -191,6 +194,17 @@ class ExecutionSettings(Section):
     max_failures: int = Field(
         3, ge=0, le=100, description="Worker deaths survived by restarting before the run gives up."
     )
+    hang_timeout: float = Field(
+        600.0, ge=1.0, description="Seconds without progress in a micro-batch after which a worker counts as hung."
+    )
+
+    @property
+    def worker_range(self) -> tuple[int, int] | None:
+        """Fewest and most training processes; None leaves it to the devices."""
+        if isinstance(self.num_workers, int):
+            return self.num_workers, self.num_workers
+        fewest, dash, most = self.num_workers.partition("-")
+        return (int(fewest), int(most)) if dash else None
 
 
 class TrainConfig(Section):
@@ -211,10 +225,14 @@ class TrainConfig(Section):
             raise ValueError(
                 f"stride ({stride}) must be at most half of max_length ({window}) less two; lower --stride"
             )
-        for name in ("num_workers", "threads"):
-            value = getattr(self.execution, name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} must be at least 1 or auto, not {value}; change --{name.replace('_', '-')}")
+        threads, workers = self.execution.threads, self.execution.worker_range
+        if isinstance(threads, int) and threads < 1:
+            raise ValueError(f"threads must be at least 1 or auto, not {threads}; change --threads")
+        if workers is not None and not 1 <= workers[0] <= workers[1]:
+            raise ValueError(
+                f"num_workers must be at least 1, auto, or a range such as 2-4, not {self.execution.num_workers}; "
+                "change --num-workers"
+            )
         return self
 
     @property

@@ -74,6 +74,8 @@ class TrainState:
     """The budget in force; out of memory halves it."""
     metrics_bytes: int = 0
     """Length of `metrics.jsonl` when the checkpoint was written."""
+    world_size: int = 0
+    """Ranks that trained last; 0 when not known."""
     finished: bool = False
     """Whether training ended here, by its steps or by early stopping."""
     stopped_by: str | None = None

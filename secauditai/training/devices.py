@@ -17,10 +17,13 @@ class Devices:
     world_size: int
     threads: int
     warning: str | None = None
+    min_workers: int | None = None
+    """Fewest workers of an elastic range; `world_size` is its most."""
 
     def describe(self) -> str:
         """In words, for the plan and the summary."""
-        workers = "in this process" if self.world_size == 1 else f"{self.world_size} workers"
+        few = "" if self.min_workers is None else f"{self.min_workers} to "
+        workers = "in this process" if self.world_size == 1 else f"{few}{self.world_size} workers"
         return f"{self.device}, {workers}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
 
 
@@ -34,11 +37,12 @@ def choose_devices(settings: ExecutionSettings, *, cpus: float | None = None, gp
     if settings.gpu is not None and available < len(settings.gpu.split(",")):
         warning = f"--gpu {settings.gpu} was asked for, but there is no such CUDA device here: training runs on the CPU"
         available = 0
-    world_size = settings.num_workers if isinstance(settings.num_workers, int) else max(1, available)
+    fewest, world_size = settings.worker_range or (1, max(1, available))
     cores = int(cpus) if cpus is not None else len(os.sched_getaffinity(0))
     threads = settings.threads if isinstance(settings.threads, int) else max(1, cores // world_size)
-    device = "cuda" if available and world_size <= available else "cpu"
-    return Devices(device, world_size, threads, warning)
+    elastic = settings.worker_range is not None and fewest < world_size
+    device = "cuda" if available and (fewest if elastic else world_size) <= available else "cpu"
+    return Devices(device, world_size, threads, warning, fewest if elastic else None)
 
 
 def _local_gpus(wanted: str | None) -> int:

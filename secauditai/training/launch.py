@@ -1,40 +1,38 @@
-"""The door to Ray Train: run the loop in this process or in a group of workers, and restart it when workers die.
-
-Every attempt is a fresh Ray run with a name of its own; Ray never holds a checkpoint of ours.
-"""
+"""Train a run to its end: in this process or in a group of workers, attempt after attempt when ranks are lost."""
 
 import json
 import logging
-import shutil
+import os
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from secauditai.cluster import ensure_ray, in_ray_job
+from secauditai.cluster import Cluster, ensure_ray, in_ray_job
+from secauditai.data.tokens import open_token_store
 from secauditai.errors import ClusterError, RunError, SecAuditError
 from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, RUNNING, STOPPED, Run
+from secauditai.training.attempt import AttemptLayout, await_predecessor, end_processes, read_ranks, step_reached
 from secauditai.training.checkpoint import TrainState, newest_checkpoint, read_state
 from secauditai.training.follow import Follower
-from secauditai.training.loop import AfterValidation, train_rank
+from secauditai.training.loop import AfterValidation, build_plan, train_rank
+from secauditai.training.losses import Kind, Loss, WorkersLost, first_line
+from secauditai.training.memory import (
+    budget_at,
+    check_divisible,
+    halved,
+    is_out_of_memory,
+    read_budgets,
+    write_budgets,
+)
 from secauditai.training.recipe import Recipe, read_recipe
-from secauditai.training.rungs import RungRule
+from secauditai.training.rungs import loop_config, rule_in
+from secauditai.training.stopping import StoppedBeforeTraining, StopRequest, listen_in_driver, read_stop, request_stop
 
 logger = logging.getLogger("secauditai.training")
 
-_BROKEN_PEER = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "timed out",
-    "broken pipe",
-)
-"""What gloo and nccl say in the surviving ranks when another rank has died."""
-STOP_MESSAGES = {"request": "asked to stop before the end", "sweep": "stopped by request of the sweep"}
-"""By `TrainState.stopped_by`."""
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,6 @@ class Launch:
     """Who asked: `request` (a user, a scheduler) or `sweep`."""
 
 
-class WorkersLost(Exception):
-    """Workers or their controller died; the run can go on from its newest checkpoint."""
-
-
 def launch(
     run: Run,
     *,
@@ -63,7 +57,7 @@ def launch(
     after_validation: AfterValidation | None = None,
     max_failures: int = 3,
     progress: Progress = silent,
-    notify: Callable[[str], None] = print,
+    notify: Notify = print,
 ) -> Launch:
     """Train a prepared run to its end, or go on with one that was interrupted.
 
@@ -72,38 +66,41 @@ def launch(
         address: the Ray cluster, when it is not this machine.
         in_process: train in this process without Ray Train, as a sweep's trial does.
         after_validation: told every validation, and may end the training there; only a `RungRule` travels to workers.
-        max_failures: worker deaths survived by starting again from the newest checkpoint.
+        max_failures: losses of workers survived by starting again from the newest checkpoint.
         progress: told about the global step.
-        notify: told, in a sentence, about each restart.
+        notify: told, in a sentence, about each restart, request to stop and event.
 
     Raises:
         RunError: when the run cannot go on, for example because the loss is no longer finite.
         ClusterError: when workers died more often than `max_failures` allows.
     """
-    recipe = read_recipe(run.layout.recipe)
-    run.update(status=RUNNING, message=None)
-    begun, startup, attempts = time.monotonic(), 0.0, 0
+    recipe, attempt = read_recipe(run.layout.recipe), AttemptLayout(run.layout.attempt)
+    await_predecessor(attempt)
+    attempt.renew()
+    run.update(status=RUNNING, message=None, pid=os.getpid())
+    begun = time.monotonic()
     try:
-        with Follower(run.layout.metrics, recipe.total_steps, progress):
-            while True:
-                attempts += 1
-                try:
-                    startup += _attempt(run, recipe, address, after_validation, in_process=in_process)
-                    break
-                except WorkersLost as loss:
-                    if attempts > max_failures:
-                        raise _gave_up(run, attempts, loss) from None
-                    notify(
-                        f"workers were lost ({loss}); restart {attempts} of {max_failures} from the newest checkpoint"
-                    )
+        # Connecting installs Ray's own SIGTERM handler, so ours comes behind it.
+        cluster = ensure_ray(address) if not in_process and uses_worker_group(recipe, address) else None
+        attempts = Attempts(run, recipe, cluster, max_failures, notify)
+        with listen_in_driver(attempt, notify) as asked, Follower(run.layout, recipe.total_steps, progress, notify):
+            attempts.run(asked, in_process=in_process, after_validation=after_validation)
+    except StoppedBeforeTraining:
+        pass
     except SecAuditError as error:
         run.update(status=FAILED, message=str(error))
         raise
-    state = _newest_state(run)
-    finished, stopped_by = state.finished, state.stopped_by
-    if not finished:
-        run.update(status=STOPPED, message=STOP_MESSAGES.get(stopped_by or "", "stopped before the end"))
-    return Launch(time.monotonic() - begun - startup, startup, attempts, finished, stopped_by)
+    except KeyboardInterrupt:
+        end_processes([(rank.pid, rank.started) for rank in read_ranks(attempt) if rank.pid != os.getpid()], 5.0)
+        run.update(status=STOPPED, message="interrupted")
+        raise
+    state, startup, request = _newest_state(run), attempts.startup_seconds, read_stop(attempt)
+    if not state.finished:
+        why = "stopped by request of the sweep" if state.stopped_by == "sweep" else "stopped before the end"
+        message = f"asked to stop before the end ({request.reason})" if request else why
+        run.update(status=STOPPED, message=message)
+    stopped_by = None if state.finished else state.stopped_by or ("request" if request else None)
+    return Launch(time.monotonic() - begun - startup, startup, attempts.count, state.finished, stopped_by)
 
 
 def training_finished(run: Run) -> bool:
@@ -121,124 +118,112 @@ def uses_worker_group(recipe: Recipe, address: str | None) -> bool:
     return recipe.world_size > 1 or address is not None or in_ray_job()
 
 
-def _attempt(
-    run: Run, recipe: Recipe, address: str | None, after_validation: AfterValidation | None, *, in_process: bool
-) -> float:
-    """Run the loop once; return the seconds that Ray took to start."""
-    failure = run.layout.root / "failure.json"
-    failure.unlink(missing_ok=True)
-    startup = 0.0
-    if in_process:
-        train_rank(run.root, 0, 1, after_validation)  # Ray Train does not run inside a trial of Ray Tune
-    elif uses_worker_group(recipe, address):
-        startup = _fit_in_workers(run, recipe, address, after_validation)
-    else:
-        startup = _fit_here(run, after_validation)
-    if failure.exists():
-        raise RunError(**json.loads(failure.read_text(encoding="utf-8")))
-    return startup
+class Attempts:
+    """The attempts at one run, until it is finished, stopped, or not to be helped."""
+
+    def __init__(self, run: Run, recipe: Recipe, cluster: Cluster | None, max_failures: int, notify: Notify) -> None:
+        self._run, self._recipe, self._cluster = run, recipe, cluster
+        self._max_failures, self._notify = max_failures, notify
+        self._layout = AttemptLayout(run.layout.attempt)
+        self.count = self._failures = 0
+        self.startup_seconds = cluster.startup_seconds if cluster else 0.0
+
+    def run(self, asked: list[StopRequest], *, in_process: bool, after_validation: AfterValidation | None) -> None:
+        """Attempt until training is over or asked to stop.
+
+        Args:
+            asked: the driver's own requests, which outlive an attempt.
+            in_process: see `launch`.
+            after_validation: see `launch`.
+        """
+        while not asked:
+            self.count += 1
+            try:
+                if in_process:
+                    self._fit_here(lambda: train_rank(self._run.root, 0, 1, after_validation))
+                elif self._cluster is None:
+                    self._fit_here(lambda: fit_in_this_process(self._run, after_validation))
+                else:
+                    self._fit_in_workers(self._cluster, after_validation)
+                return
+            except WorkersLost as lost:
+                self._prepare_restart(lost.loss)
+                self._layout.renew()
+        request_stop(self._layout, asked[0])  # asked while ranks were lost
+
+    def _fit_in_workers(self, cluster: Cluster, after_validation: AfterValidation | None) -> None:
+        from secauditai.training.workers import fit_in_workers
+
+        config = loop_config(self._run.root, after_validation)
+        self.startup_seconds += fit_in_workers(self._run, self._recipe, cluster, config)
+        self._check_failure()
+        stop = read_stop(self._layout)
+        if stop is not None and stop.preempted and not training_finished(self._run):
+            raise WorkersLost(Loss(Kind.PREEMPTED, f"{stop.reason}; a checkpoint was written first"))
+
+    def _fit_here(self, fit: Callable[[], object]) -> None:
+        try:
+            fit()  # not through Ray Train in a trial of Ray Tune, where it does not run
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise WorkersLost(Loss(Kind.OUT_OF_MEMORY, first_line(error), 0)) from None
+        self._check_failure()
+
+    def _check_failure(self) -> None:
+        """Raise the error that a rank wrote down."""
+        if self._layout.failure.exists():
+            raise RunError(**json.loads(self._layout.failure.read_text(encoding="utf-8")))
+
+    def _prepare_restart(self, loss: Loss) -> None:
+        """Count the loss, mend what can be mended, and say how training goes on.
+
+        Raises:
+            ClusterError: when the budget is used up.
+            RunError: when a single sample does not fit into memory.
+        """
+        run = self._run
+        if loss.kind is Kind.OUT_OF_MEMORY:
+            how = f"restart with micro_batch_tokens {self._halve()}"
+        elif not loss.counts:
+            how = "restart elsewhere"
+        else:
+            self._failures += 1
+            if self._failures > self._max_failures:
+                raise ClusterError(
+                    f"workers were lost in {self.count} attempts, the last time: {loss}",
+                    where=str(run.root),
+                    hint=f"See {run.layout.logs}; `secauditai train resume --model {run.info.name}` goes on.",
+                )
+            how = f"restart {self._failures} of {self._max_failures}"
+        newest = newest_checkpoint(run.layout.checkpoints, self._notify)
+        self._notify(f"{loss}; {how} from step {newest.step if newest else 0}")
+
+    def _halve(self) -> int:
+        """Halve the micro-batch budget from the step on that the ranks died in, and return it."""
+        recipe, path = self._recipe, self._run.layout.memory
+        step = min(step_reached(self._layout) or 1, recipe.total_steps)
+        budgets, store = read_budgets(path), open_token_store(Path(recipe.train_store))
+        tokens = budget_at(budgets, step, recipe.micro_batch_tokens)
+        check_divisible(build_plan(recipe, store, tokens).micro_batches(step), store)
+        write_budgets(path, halved(budgets, step, recipe.micro_batch_tokens))
+        return budget_at(read_budgets(path), step, recipe.micro_batch_tokens)
 
 
-def run_rank(config: dict[str, str]) -> None:
-    """What Ray Train calls in every worker, or in this process: one rank of the run that `config` names."""
-    import ray.train
-
-    context = ray.train.get_context()
-    rule = RungRule(**json.loads(config["rungs"])) if "rungs" in config else None
-    state = train_rank(Path(config["run_root"]), context.get_world_rank(), context.get_world_size(), rule)
-    if state is not None:
-        ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
-
-
-def _loop_config(run: Run, after_validation: AfterValidation | None) -> dict[str, str]:
-    """What `run_rank` gets: plain text."""
-    if after_validation is None:
-        return {"run_root": str(run.root)}
-    if not isinstance(after_validation, RungRule):
-        raise TypeError("only a RungRule can travel to workers")
-    return {"run_root": str(run.root), "rungs": json.dumps(asdict(after_validation))}
-
-
-def _fit_here(run: Run, after_validation: AfterValidation | None) -> float:
+def fit_in_this_process(run: Run, after_validation: AfterValidation | None) -> None:
+    """One attempt in Ray Train's in-process mode."""
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     here = ScalingConfig(num_workers=0)
-    TorchTrainer(run_rank, train_loop_config=_loop_config(run, after_validation), scaling_config=here).fit()
-    return 0.0
+    config = loop_config(run.root, after_validation)
+    TorchTrainer(_run_here, train_loop_config=config, scaling_config=here).fit()
 
 
-def _fit_in_workers(run: Run, recipe: Recipe, address: str | None, after_validation: AfterValidation | None) -> float:
-    started = time.monotonic()
-    cluster = ensure_ray(address)
-    import ray.exceptions
-    from ray.train import FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
+def _run_here(config: dict[str, str]) -> None:
+    import ray.train
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    ready = run.root / "ready"
-    ready.unlink(missing_ok=True)
-    storage = run.root / "ray"
-    trainer = TorchTrainer(
-        run_rank,
-        train_loop_config=_loop_config(run, after_validation),
-        scaling_config=_scaling(recipe, cluster.cpus),
-        run_config=RunConfig(
-            name=f"{run.root.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=0),
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.exceptions.RayError as error:
-        raise WorkersLost(_first_line(error)) from None
-    except ray.train.TrainingFailedError as error:
-        _raise_if_bug(error)
-        raise WorkersLost(_first_line(error)) from None
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
-    return max(0.0, ready.stat().st_mtime - time.time() + time.monotonic() - started) if ready.exists() else 0.0
-
-
-def _scaling(recipe: Recipe, cluster_cpus: float) -> Any:
-    """Ask for the threads each worker uses, or for an even share of the CPUs when there are fewer."""
-    from ray.train import ScalingConfig
-
-    cpus = min(float(recipe.threads), cluster_cpus / recipe.world_size)
-    if cpus <= 0:
-        raise ClusterError("the Ray cluster has no CPUs", hint="See `ray status`.")
-    return ScalingConfig(
-        num_workers=recipe.world_size,
-        use_gpu=recipe.device == "cuda",
-        resources_per_worker={"CPU": round(cpus, 3)},
-    )
-
-
-def _raise_if_bug(error: Exception) -> None:
-    """Let an error of our own code through; what remains is a dead worker, or a rank that lost its peer."""
-    failures = getattr(error, "worker_failures", {}).values()
-    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
-    lost = [cause for cause in causes if _is_loss(cause)]
-    if causes and not lost:
-        raise causes[0]
-
-
-def _is_loss(error: BaseException) -> bool:
-    import ray.exceptions
-
-    return isinstance(error, ray.exceptions.RayError) or any(word in str(error).lower() for word in _BROKEN_PEER)
-
-
-def _gave_up(run: Run, attempts: int, loss: WorkersLost) -> ClusterError:
-    return ClusterError(
-        f"workers were lost in {attempts} attempts, the last time: {loss}",
-        where=str(run.root),
-        hint=f"See {run.layout.logs}; `secauditai train resume --model {run.info.name}` goes on from there.",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    state = train_rank(Path(config["run_root"]), 0, 1, rule_in(config))
+    if state is not None:
+        ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})

@@ -4,10 +4,8 @@ It reads the run directory, finds the newest whole checkpoint, and goes on from 
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,15 @@ import torch
 from torch import nn
 
 from secauditai.data.plan import BatchPlan
-from secauditai.data.tokens import open_token_store
+from secauditai.data.tokens import TokenStore, open_token_store
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
 from secauditai.metrics import METRICS
 from secauditai.runs import RunLayout
+from secauditai.training.attempt import AttemptLayout
 from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
 from secauditai.training.journal import Journal, open_journal
+from secauditai.training.memory import budget_at, halved, read_budgets, write_budgets
 from secauditai.training.model import build_model
 from secauditai.training.objectives import build_objective, sampling_classes
 from secauditai.training.optimizer import build_optimizer
@@ -30,6 +30,7 @@ from secauditai.training.rank import Rank, open_rank
 from secauditai.training.recipe import Recipe, read_recipe
 from secauditai.training.recorder import Speed
 from secauditai.training.step import OutOfMemory, Stepper, StepResult
+from secauditai.training.stopping import StopCheck, stop_check
 from secauditai.training.validation import Validator
 from secauditai.training.writer import name_of_newest
 
@@ -42,34 +43,52 @@ trial can be continued. A validation that is redone after a restart is told agai
 
 
 def train_rank(
-    run_root: Path, index: int, world_size: int, after_validation: AfterValidation | None = None
+    run_root: Path,
+    index: int,
+    world_size: int,
+    after_validation: AfterValidation | None = None,
+    *,
+    node: str | None = None,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> TrainState | None:
     """Train to the end, to early stopping or to a stop request, as one rank of the run in this directory.
 
     Args:
         run_root: the run directory.
-        index: this rank.
-        world_size: how many ranks there are.
+        index: which rank this is.
+        world_size: how many there are.
         after_validation: see `AfterValidation`; the leading rank asks it.
+        node: Ray's id of this node, in a worker group.
+        preempted: tells whether this process will soon be taken away.
 
     Returns:
-        The state at the end; None after a user's error, which is in `failure.json`: raised, Ray would take it for a
-        dead worker.
+        The state at the end; None after a user's error, which is in the attempt's `failure.json`.
     """
     layout = RunLayout(run_root)
-    recipe = read_recipe(layout.recipe)
-    (layout.root / "ready").touch()  # tells the driver that Ray has started up
-    with open_rank(recipe, layout.logs, index, world_size) as rank:
+    recipe, attempt = read_recipe(layout.recipe), AttemptLayout(layout.attempt)
+    with open_rank(recipe, layout, index, world_size, node) as rank, stop_check(attempt, index, preempted) as stop:
         try:
-            return Loop(recipe, layout, rank, after_validation).run()
+            return Loop(recipe, layout, rank, after_validation).run(stop)
         except SecAuditError as error:
             logger.error("stopped: %s", error)
             document = {"message": error.message, "where": error.where, "hint": error.hint}
             try:
-                write_json(layout.root / "failure.json", document)
+                write_json(attempt.failure, document)
             except OSError:  # a full disk takes not even this: the error must go by itself
                 raise error from None
             return None
+
+
+def build_plan(recipe: Recipe, store: TokenStore, micro_batch_tokens: int) -> BatchPlan:
+    """The batch plan of a run under a micro-batch budget."""
+    return BatchPlan(
+        lengths=store.lengths,
+        windowing=recipe.windowing,
+        seed=recipe.seed,
+        batch_size=recipe.optimization.batch_size,
+        micro_batch_tokens=micro_batch_tokens,
+        classes=sampling_classes(recipe, store),
+    )
 
 
 class Loop:
@@ -86,30 +105,35 @@ class Loop:
         self.stepper = Stepper(recipe, rank, self.model, self.optimizer, objective, self.store)
         self.validator = Validator(recipe, rank, self.model)
         self.state = TrainState(micro_batch_tokens=recipe.micro_batch_tokens)
+        self.budgets = read_budgets(layout.memory)
         self.speed = Speed()
         self.journal: Journal | None = None
         """Of the leading rank."""
 
-    def run(self) -> TrainState:
+    def run(self, stop: StopCheck) -> TrainState:
         """Train on, and return the state at the end.
 
         Raises:
             RunError: when training or writing cannot go on.
         """
         with ExitStack() as stack:
-            stop = stack.enter_context(stop_requests())
             fresh = not self._continue_from_newest()
             if self.rank.leads:
                 self.journal = stack.enter_context(open_journal(self.recipe, self.layout, self.state))
+            self._note_world_size()
             if fresh:
                 self._save()
             plan = self._plan()
             self.model.train()
             while not self._ended():
+                step = self.state.global_step + 1
+                self.rank.pulse.begin(step)
+                if self._budget() != self.state.micro_batch_tokens:
+                    plan = self._resize()
                 try:
-                    result = self.stepper.run(plan, self.state.global_step + 1, stop=stop.is_set() or self._blocked())
+                    result = self.stepper.run(plan, step, stop=stop.wanted() or self._blocked())
                 except OutOfMemory:
-                    plan = self._shrink()
+                    self._shrink()
                     continue
                 self._after_step(plan, result)
             if self.state.stopped_by is not None:
@@ -133,6 +157,7 @@ class Loop:
         if newest is None:
             return False
         self.state = replace(load_checkpoint(newest, self.model, self.optimizer), stopped_by=None)
+        self.validator.resize(self.state.micro_batch_tokens)
         logger.info("continuing from %s", newest.root.name)
         return True
 
@@ -148,14 +173,7 @@ class Loop:
             )
 
     def _plan(self) -> BatchPlan:
-        return BatchPlan(
-            lengths=self.store.lengths,
-            windowing=self.recipe.windowing,
-            seed=self.recipe.seed,
-            batch_size=self.recipe.optimization.batch_size,
-            micro_batch_tokens=self.state.micro_batch_tokens,
-            classes=sampling_classes(self.recipe, self.store),
-        )
+        return build_plan(self.recipe, self.store, self.state.micro_batch_tokens)
 
     def _after_step(self, plan: BatchPlan, result: StepResult) -> None:
         state, recipe = self.state, self.recipe
@@ -220,12 +238,35 @@ class Loop:
             self.journal.settle()
         return name_of_newest(self.layout.checkpoints)
 
-    def _shrink(self) -> BatchPlan:
-        """Halve the micro-batch budget; the step is redone with the same samples."""
-        self.state.micro_batch_tokens = max(16, self.state.micro_batch_tokens // 2)
-        logger.warning("out of memory: going on with micro_batch_tokens %d", self.state.micro_batch_tokens)
-        self._record("event", {"event": "out_of_memory", "micro_batch_tokens": self.state.micro_batch_tokens})
+    def _budget(self) -> int:
+        """The micro-batch budget of the next step."""
+        return budget_at(self.budgets, self.state.global_step + 1, self.recipe.micro_batch_tokens)
+
+    def _shrink(self) -> None:
+        """Halve the micro-batch budget from the next step on; it is redone with the same samples."""
+        step, initial = self.state.global_step + 1, self.recipe.micro_batch_tokens
+        self.budgets = halved(self.budgets, step, initial)
+        if self.rank.leads:
+            write_budgets(self.layout.memory, self.budgets)
+
+    def _resize(self) -> BatchPlan:
+        """Go over to the budget in force."""
+        self.state.micro_batch_tokens = self._budget()
+        message = f"out of memory: going on with micro_batch_tokens {self.state.micro_batch_tokens}"
+        logger.warning(message)
+        event = {"event": "out_of_memory", "micro_batch_tokens": self.state.micro_batch_tokens, "message": message}
+        self._record("event", event)
+        self.validator.resize(self.state.micro_batch_tokens)
         return self._plan()
+
+    def _note_world_size(self) -> None:
+        """Tell when the run goes on with another number of workers than before."""
+        before, now = self.state.world_size, self.rank.world_size
+        self.state.world_size = now
+        if before not in (0, now):
+            message = f"going on with {now} workers instead of {before}"
+            logger.warning(message)
+            self._record("event", {"event": "world_size", "before": before, "now": now, "message": message})
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:
         if self.journal is not None:
@@ -235,25 +276,4 @@ class Loop:
         """Write a checkpoint; only the leading rank does, all ranks hold the same weights."""
         if self.journal is not None:
             self.journal.save(self.model, self.optimizer, self.state)
-
-
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """Turn SIGTERM and SIGINT into an event, where this thread may; a second SIGINT ends the process at once."""
-    wanted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted
-        return
-
-    def request(number: int, _frame: object) -> None:
-        wanted.set()
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield wanted
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
+            self.rank.pulse.beat()

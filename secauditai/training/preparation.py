@@ -302,6 +302,8 @@ def _recipe(plan: TrainingPlan) -> dict[str, Any]:
         "keep_checkpoints": execution.keep_checkpoints,
         "log_interval": execution.log_interval or max(1, plan.total_steps // 1000),
         "max_skipped": execution.max_skipped,
+        "hang_timeout": execution.hang_timeout,
+        "min_workers": devices.min_workers,
         "tracking_uri": None,
         "mlflow_run_id": None,
         "versions": installed_versions(),

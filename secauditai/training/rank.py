@@ -6,14 +6,16 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from secauditai.runs import RunLayout
+from secauditai.training.attempt import AttemptLayout, record_rank
 from secauditai.training.recipe import Recipe
+from secauditai.training.watchdog import Pulse, Watchdog
 
 logger = logging.getLogger("secauditai.training")
 
@@ -26,6 +28,8 @@ class Rank:
     world_size: int
     device: torch.device
     precision: str
+    pulse: Pulse = field(default_factory=Pulse)
+    """Signs of life; to be beaten at least once per micro-batch."""
 
     @property
     def leads(self) -> bool:
@@ -35,12 +39,14 @@ class Rank:
     def sum(self, tensor: Tensor) -> None:
         """Add up a tensor over all ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            with self.pulse.waiting():
+                dist.all_reduce(tensor)
 
     def wait(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
-            dist.barrier()
+            with self.pulse.waiting():
+                dist.barrier()
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The arithmetic of the forward pass."""
@@ -50,8 +56,18 @@ class Rank:
 
 
 @contextlib.contextmanager
-def open_rank(recipe: Recipe, logs: Path, index: int, world_size: int) -> Iterator[Rank]:
-    """Set threads, determinism and the log file of this process for the time of the run."""
+def open_rank(
+    recipe: Recipe, layout: RunLayout, index: int, world_size: int, node: str | None = None
+) -> Iterator[Rank]:
+    """Set threads, determinism, the log file and the watchdog of this process for the time of the run.
+
+    Args:
+        recipe: the run's recipe.
+        layout: the run directory.
+        index: which rank this process is.
+        world_size: how many there are.
+        node: Ray's node id; None outside a worker group, where a hang is reported but nobody could restart.
+    """
     device = (
         torch.device(recipe.device, torch.cuda.current_device()) if recipe.device == "cuda" else torch.device("cpu")
     )
@@ -60,8 +76,9 @@ def open_rank(recipe: Recipe, logs: Path, index: int, world_size: int) -> Iterat
     if recipe.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    logs.mkdir(parents=True, exist_ok=True)
-    log_file = logging.FileHandler(logs / f"rank_{index}.log", encoding="utf-8")
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    log_path = layout.logs / f"rank_{index}.log"
+    log_file = logging.FileHandler(log_path, encoding="utf-8")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(log_file)
     logger.setLevel(logging.INFO)
@@ -75,9 +92,16 @@ def open_rank(recipe: Recipe, logs: Path, index: int, world_size: int) -> Iterat
         recipe.threads,
         os.getpid(),
     )
+    attempt = AttemptLayout(layout.attempt)
+    record_rank(attempt, index, world_size, node)
+    pulse = Pulse(attempt.step(index))
     try:
-        yield Rank(index, world_size, device, recipe.precision)
+        with Watchdog(pulse, recipe.hang_timeout, log_path, attempt, index, ends=node is not None):
+            yield Rank(index, world_size, device, recipe.precision, pulse)
     finally:
+        pulse.close()
+        if node is None:  # this process lives on and trains no more; a worker ends
+            attempt.rank(index).unlink(missing_ok=True)
         logger.removeHandler(log_file)
         log_file.close()
         torch.set_num_threads(threads_before)

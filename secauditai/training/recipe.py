@@ -63,6 +63,9 @@ class Recipe(BaseModel):
     keep_checkpoints: int | None
     log_interval: int
     max_skipped: int
+    hang_timeout: float = 600.0
+    min_workers: int | None = None
+    """Fewest workers of an elastic range, whose most is `world_size`; None: exactly `world_size`."""
     tracking_uri: str | None
     """Without credentials; each process adds its own."""
     mlflow_run_id: str | None

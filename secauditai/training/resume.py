@@ -73,6 +73,8 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
     )
     shutil.copytree(parent.layout.initial, run.layout.initial)
     shutil.copyfile(parent.layout.config, run.layout.config)
+    if parent.layout.memory.exists():
+        shutil.copyfile(parent.layout.memory, run.layout.memory)
     recipe = read_recipe(parent.layout.recipe)
     write_json(run.layout.recipe, recipe.model_copy(update={"initial": str(run.layout.initial)}).model_dump())
     history = parent.layout.metrics.read_bytes()[: read_state(checkpoint).metrics_bytes]

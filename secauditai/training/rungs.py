@@ -8,7 +8,7 @@ so that trials of other batch sizes compare. A decision, once written, stands.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from secauditai.files import write_json
@@ -77,3 +77,17 @@ def rung_samples(grace_samples: int, factor: int, total_samples: int) -> list[in
         found.append(samples)
         samples *= factor
     return found
+
+
+def loop_config(run_root: Path, after_validation: object) -> dict[str, str]:
+    """What Ray Train hands to a worker: the run, and the rule if there is one, as plain text."""
+    if after_validation is None:
+        return {"run_root": str(run_root)}
+    if not isinstance(after_validation, RungRule):
+        raise TypeError("only a RungRule can travel to workers")
+    return {"run_root": str(run_root), "rungs": json.dumps(asdict(after_validation))}
+
+
+def rule_in(config: Mapping[str, str]) -> RungRule | None:
+    """The rule that `loop_config` put in."""
+    return RungRule(**json.loads(config["rungs"])) if "rungs" in config else None

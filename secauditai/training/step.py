@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from secauditai.data.inputs import build_inputs
 from secauditai.data.plan import BatchPlan, MicroBatch, assign
 from secauditai.data.tokens import TokenStore
-from secauditai.errors import RunError
+from secauditai.training.memory import check_divisible, is_out_of_memory
 from secauditai.training.objectives import Batch, Objective
 from secauditai.training.optimizer import FlatGradient, learning_rate_at
 from secauditai.training.rank import Rank, derive_seed
@@ -77,8 +77,8 @@ class Stepper:
         try:
             for batch in assign(batches, self.rank.world_size)[self.rank.index]:
                 self._accumulate(batch, step, normaliser)
-        except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+        except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             self._note_out_of_memory(batches, error)
         self.flat.extras[_STOP] = float(stop)
@@ -104,6 +104,7 @@ class Stepper:
         scaled = loss.float() / normaliser
         torch.autograd.backward(scaled)
         self.flat.extras[_LOSS] += scaled.detach()
+        self.rank.pulse.beat()
 
     def _update(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -112,13 +113,7 @@ class Stepper:
 
     def _note_out_of_memory(self, batches: list[MicroBatch], error: Exception) -> None:
         """Tell the other ranks; a micro-batch of one sample cannot be cut smaller, so it ends the run."""
-        if all(len(batch.samples) == 1 for batch in batches):
-            widest = max(batches, key=lambda batch: batch.cost)
-            sample = self.store.samples.column("id")[int(widest.samples[0])].as_py()
-            raise RunError(
-                f"sample {sample} alone does not fit into memory",
-                hint="Lower --max-windows or --max-length, or use --gradient-checkpointing.",
-            ) from None
+        check_divisible(batches, self.store)
         logger.warning("out of memory: %s", error)
         self.flat.zero()
         self.flat.extras[_OUT_OF_MEMORY] = 1.0
@@ -132,7 +127,3 @@ def load_batch(batch: MicroBatch, store: TokenStore, recipe: Recipe, rank: Rank)
         torch.from_numpy(input_ids).to(rank.device, non_blocking=True),
         torch.from_numpy(attention_mask).to(rank.device, non_blocking=True),
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from secauditai.data.plan import assign, plan_evaluation
+from secauditai.data.plan import MicroBatch, assign, plan_evaluation
 from secauditai.data.tokens import open_token_store
 from secauditai.metrics import Scores, compute_metrics
 from secauditai.models.predict import softmax
@@ -27,7 +27,12 @@ class Validator:
         self.recipe, self.rank, self.model = recipe, rank, model
         self.store = open_token_store(Path(recipe.val_store))
         self.objective = build_objective(recipe, self.store)
-        self.plan = plan_evaluation(self.store.lengths[:, 0], recipe.windowing, recipe.micro_batch_tokens)
+        self.plan: list[MicroBatch] = []
+        self.resize(recipe.micro_batch_tokens)
+
+    def resize(self, micro_batch_tokens: int) -> None:
+        """Cut the validation split into micro-batches of this many tokens."""
+        self.plan = plan_evaluation(self.store.lengths[:, 0], self.recipe.windowing, micro_batch_tokens)
 
     def run(self) -> tuple[dict[str, float], float]:
         """Metrics of the whole validation split and the seconds it took; undefined metrics are left out."""
@@ -49,6 +54,7 @@ class Validator:
                 with self.rank.autocast():
                     values = self.objective.outputs(self.model, load_batch(batch, self.store, self.recipe, self.rank))
                 results[torch.from_numpy(batch.samples).to(self.rank.device)] = values.float()
+                self.rank.pulse.beat()
         self.model.train(training)
         self.rank.sum(results)
         return results.cpu().numpy()

@@ -1,0 +1,300 @@
+"""The door to Ray Train: one attempt at a run in a group of Ray workers, and what its errors mean.
+
+Every attempt is a fresh Ray run with a name of its own; Ray never holds a checkpoint of ours.
+"""
+
+import logging
+import os
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.train
+import ray.util
+from ray import PlacementGroupID
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from secauditai.cluster import Cluster
+from secauditai.errors import ClusterError
+from secauditai.runs import Run
+from secauditai.training.attempt import (
+    AttemptLayout,
+    RankRecord,
+    end_processes,
+    kernel_memory_kills,
+    read_ranks,
+)
+from secauditai.training.loop import train_rank
+from secauditai.training.losses import Kind, Loss, WorkersLost, find_hang, first_line
+from secauditai.training.memory import is_out_of_memory
+from secauditai.training.recipe import Recipe
+from secauditai.training.rungs import rule_in
+from secauditai.training.stopping import listen_in_worker
+from secauditai.training.watchdog import COLLECTIVE_TIMEOUT
+
+BROKEN_PEER = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "timed out",
+    "broken pipe",
+)
+"""What gloo and nccl say in the surviving ranks when another rank has died."""
+RAY_MEMORY_KILL = "running low on memory"
+"""What Ray says of a worker that its memory monitor has killed."""
+GROUP_STARTS = 5
+"""Times a group gets a minute to find its resources before the run gives up."""
+DEATH_PATIENCE = 15.0
+"""Seconds in which killed processes must be gone."""
+
+
+class StoppedByError(Exception):
+    """The rank ended with a user's error, which is in `failure.json`: the group must end, or its peers wait forever."""
+
+
+@dataclass
+class GroupConfig(TorchConfig):
+    """Torch's process group, and what each worker's main thread has to do before it."""
+
+    threads: int = 1
+
+    @property
+    def backend_cls(self) -> type:
+        """What sets workers up."""
+        return GroupBackend
+
+
+class GroupBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Prepares the workers' main threads, then the process group."""
+
+    def on_start(self, worker_group: Any, backend_config: GroupConfig) -> None:
+        """Called in the controller as soon as the workers are there."""
+        worker_group.execute(prepare_worker, backend_config.threads)
+        super().on_start(worker_group, backend_config)
+
+
+class GroupTrainer(TorchTrainer):
+    """Ray's trainer, except that SIGINT stays ours: Ray's own reaction kills the workers without a checkpoint."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
+def prepare_worker(threads: int) -> None:
+    """Set up a worker from its main thread: its libraries' threads, of which Ray grants one, and its signals."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    listen_in_worker()
+
+
+def run_rank(config: dict[str, str]) -> None:
+    """What Ray Train calls in every worker: one rank of the run that `config` names.
+
+    Raises:
+        StoppedByError: when `failure.json` says why the run cannot go on.
+    """
+    context, run_root = ray.train.get_context(), Path(config["run_root"])
+    group = ray.util.get_current_placement_group()
+    if context.get_world_rank() == 0 and group is not None:
+        AttemptLayout(run_root / "attempt").reservation.write_text(group.id.hex(), encoding="ascii")
+    state = train_rank(
+        run_root,
+        context.get_world_rank(),
+        context.get_world_size(),
+        rule_in(config),
+        node=ray.get_runtime_context().get_node_id(),
+        preempted=preemption_noticed,
+    )
+    if state is None:
+        raise StoppedByError("see failure.json")
+    ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
+
+
+def preemption_noticed() -> bool:
+    """Whether Ray Train has told this worker that a node of its group will be taken away.
+
+    The public `ray.train.get_preemption_info` is a barrier of all workers; what it broadcasts is looked at here.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str, str]) -> float:
+    """Make one attempt with what `run_rank` gets; return the seconds that Ray took to start the workers.
+
+    Raises:
+        WorkersLost: when ranks or the controller died; all ranks are gone by then.
+        ClusterError: when the cluster has no room for the workers.
+    """
+    attempt, storage, started = AttemptLayout(run.layout.attempt), run.root / "ray", time.time()
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon the controller sees an end
+    retries: dict[str, Any] = {
+        "max_failures": 0,
+        "max_preemption_failures": 0,
+        "controller_failure_limit": GROUP_STARTS,
+    }
+    trainer = GroupTrainer(
+        run_rank,
+        train_loop_config=config,
+        torch_config=GroupConfig(timeout_s=int(COLLECTIVE_TIMEOUT * recipe.hang_timeout) + 60, threads=recipe.threads),
+        scaling_config=scaling(recipe, cluster.cpus),
+        run_config=RunConfig(
+            name=f"{run.root.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(**retries),
+        ),
+    )
+    try:
+        trainer.fit()
+    except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
+        if not attempt.failure.exists():
+            raise WorkersLost(understand(error, attempt)) from None
+    finally:
+        end_ranks(attempt)
+        free_reservation(attempt)
+        shutil.rmtree(storage, ignore_errors=True)
+    return max(0.0, attempt.ready.stat().st_mtime - started) if attempt.ready.exists() else 0.0
+
+
+def scaling(recipe: Recipe, cluster_cpus: float) -> Any:
+    """Ask for the threads each worker uses, or for an even share of the CPUs when there are fewer."""
+    fewest = recipe.min_workers or recipe.world_size
+    cpus = min(float(recipe.threads), cluster_cpus / fewest)
+    if cpus <= 0:
+        raise ClusterError("the Ray cluster has no CPUs", hint="See `ray status`.")
+    workers: Any = recipe.world_size if recipe.min_workers is None else (fewest, recipe.world_size)
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=recipe.device == "cuda",
+        resources_per_worker={"CPU": round(cpus, 3)},
+    )
+
+
+def understand(error: Exception, attempt: AttemptLayout) -> Loss:
+    """What an error of `fit` means.
+
+    Raises:
+        ClusterError: when the workers found no room.
+        Exception: the error itself, or the worker's own, when it is a bug of ours.
+    """
+    if (hang := find_hang(attempt)) is not None:
+        return hang
+    if isinstance(error, ray.train.PreemptionError):
+        return Loss(Kind.PREEMPTED, first_line(error))
+    if isinstance(error, ray.exceptions.RayError):
+        return Loss(Kind.CONTROLLER, f"Ray Train's controller died ({reason_of(error)})")
+    if isinstance(error, ray.train.ControllerError):
+        if "Startup" in type(error.controller_failure).__name__:
+            raise ClusterError(
+                f"the workers did not start: {first_line(error.controller_failure)}",
+                hint="See `ray status`; ask for fewer with --num-workers.",
+            ) from None
+        raise error
+    return _worker_loss(error, attempt)
+
+
+def _worker_loss(error: Any, attempt: AttemptLayout) -> Loss:
+    ranks = {rank.index: rank for rank in read_ranks(attempt)}
+    causes = {index: _cause(failure) for index, failure in getattr(error, "worker_failures", {}).items()}
+    deaths = {index: cause for index, cause in causes.items() if isinstance(cause, ray.exceptions.RayError)}
+    for index, cause in causes.items():
+        if is_out_of_memory(cause) or RAY_MEMORY_KILL in str(cause):
+            return Loss(Kind.OUT_OF_MEMORY, f"{_who(ranks, index)}: {reason_of(cause)}", index)
+    bugs = [cause for index, cause in causes.items() if index not in deaths and not _lost_its_peer(cause)]
+    if bugs:
+        raise bugs[0] from error
+    if not deaths:
+        return Loss(Kind.WORKER, f"a rank lost its connection to another ({first_line(error)})")
+    index, cause = next(iter(deaths.items()))
+    who = _who(ranks, index)
+    if getattr(cause, "preempted", False):
+        return Loss(Kind.PREEMPTED, f"{who} went away with its node", index)
+    if index in ranks and _killed_by_kernel(ranks[index]):
+        return Loss(Kind.OUT_OF_MEMORY, f"{who}: the kernel killed it for want of memory", index)
+    if index in ranks and ranks[index].node not in _alive_nodes():
+        return Loss(Kind.NODE, f"the node of {who} is gone", index)
+    return Loss(Kind.WORKER, f"{who} died ({reason_of(cause)})", index)
+
+
+def _cause(failure: Any) -> BaseException:
+    failure = getattr(failure, "_base_exc", failure)
+    cause: BaseException = getattr(failure, "health_check_failure", failure)
+    return cause
+
+
+def _lost_its_peer(error: BaseException) -> bool:
+    return any(word in str(error).lower() for word in BROKEN_PEER)
+
+
+def _who(ranks: dict[int, RankRecord], index: int) -> str:
+    return ranks[index].describe() if index in ranks else f"rank {index}"
+
+
+def _alive_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _killed_by_kernel(rank: RankRecord) -> bool:
+    """Whether the kernel of the rank's machine has killed processes for want of memory since the rank began."""
+    if rank.is_here:
+        return kernel_memory_kills() > rank.kernel_kills
+    if rank.node not in _alive_nodes():
+        return False
+    kills: int = ray.get(_on_node(kernel_memory_kills, rank.node).remote(), timeout=DEATH_PATIENCE)
+    return kills > rank.kernel_kills
+
+
+def end_ranks(attempt: AttemptLayout) -> None:
+    """Make sure that no rank of the attempt runs any more, on whichever node, before another one begins.
+
+    Raises:
+        ClusterError: when one cannot be ended.
+    """
+    places: dict[str | None, list[tuple[int, float]]] = {}
+    for rank in read_ranks(attempt):
+        places.setdefault(None if rank.is_here else rank.node, []).append((rank.pid, rank.started))
+    left = end_processes(places.pop(None, []), DEATH_PATIENCE)
+    alive = _alive_nodes() if places else set()
+    there = [
+        _on_node(end_processes, node).remote(them, DEATH_PATIENCE) for node, them in places.items() if node in alive
+    ]
+    for pids in ray.get(there, timeout=2 * DEATH_PATIENCE):
+        left += pids
+    if left:
+        raise ClusterError(
+            f"worker processes cannot be ended: pids {', '.join(map(str, left))}", where=str(attempt.root)
+        )
+
+
+def free_reservation(attempt: AttemptLayout) -> None:
+    """Give back the resources of the workers, so that the next ones find room.
+
+    Ray Train's own cleaner asks Ray's dashboard whether the controller has died, and fails where there is none.
+    """
+    if attempt.reservation.exists():
+        identity = PlacementGroupID(bytes.fromhex(attempt.reservation.read_text(encoding="ascii")))
+        remove_placement_group(PlacementGroup(identity))
+
+
+def _on_node(function: Any, node: str | None) -> Any:
+    here = NodeAffinitySchedulingStrategy(node_id=str(node), soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=here)
+
+
+def reason_of(error: BaseException) -> str:
+    """The telling part of Ray's description of a death."""
+    for line in str(error).splitlines():
+        for mark in ("Worker exit detail:", RAY_MEMORY_KILL, "The actor is dead because"):
+            if mark in line:
+                return line[line.index(mark) :].removeprefix("Worker exit detail:").strip().split(". ")[0][:160]
+    return first_line(error)
