@@ -42,6 +42,7 @@ def test_one_setting_has_three_spellings(key: str) -> None:
         ("gpu", 0, "0"),
         ("num_workers", "auto", "auto"),
         ("num_workers", "2", 2),
+        ("num_workers", "2-4", "2-4"),
         ("max_steps", "null", None),
         ("augment", "yes", True),
         ("class_weights", "none", "none"),

@@ -1,126 +1,183 @@
-"""Real worker groups: killed workers, a killed driver, stop and resume, all bit-identical to the undisturbed run."""
+"""Real worker groups: ranks and controller killed, blocked, asked to stop; all bit-identical to the undisturbed run."""
 
 import os
-import re
+import shutil
 import signal
-import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from training_runs import history, new_run, weights, write_dataset
+from fault_runs import STEPS, at_steps, kill_ranks, left_over, rank_pids, sabotage, same, start
 
+from secauditai.errors import ClusterError
+from secauditai.files import write_json
 from secauditai.runs import Run, read_metrics
+from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.launch import launch
+from secauditai.training.recipe import read_recipe
 
-STEPS = 240
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data"))
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def start(data: Path, workspace: Path, workers: int) -> Run:
-    return new_run(data, workspace, num_workers=workers, threads=1, max_steps=STEPS, checkpoint_interval=20)
+def test_the_budget_of_restarts_ends(data: Path, tmp_path: Path, ray_cluster: str) -> None:
+    run = start(data, tmp_path)
+    at_steps(run, (12, lambda: kill_ranks(run, [0])))
+    with pytest.raises(
+        ClusterError, match=r"lost in 1 attempts, the last time: worker lost: rank 0 .* resume --model m"
+    ):
+        launch(run, max_failures=0, notify=lambda _: None)
+    assert run.info.status == "failed"
 
 
-def wait_for_step(run: Run, step: int) -> None:
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up:
-        if any(record["step"] >= step for record in read_metrics(run.layout.metrics)):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached")
+def controllers() -> list[psutil.Process]:
+    """Ray Train's controller processes of this session's cluster."""
+    mine = psutil.Process().children(recursive=True)
+    return [process for process in mine if "TrainController" in " ".join(process.cmdline())]
 
 
-def worker_pid(run: Run, rank: int) -> int:
-    text = (run.layout.logs / f"rank_{rank}.log").read_text(encoding="utf-8")
-    return int(re.findall(r"pid (\d+)", text)[-1])
+def die_while_writing(config: dict[str, str]) -> None:
+    """Truncate the newest checkpoint and die in the middle of writing the next."""
+    import ray.train
+
+    from secauditai.training import checkpoint
+    from secauditai.training.checkpoint import CheckpointLayout
+
+    root = Path(config["run_root"])
+    if ray.train.get_context().get_world_rank() != 0 or (root / "died").exists():
+        return
+    real = checkpoint.write_json
+
+    def write_json(path: Path, document: dict[str, int]) -> None:
+        if path.name == "manifest.json" and document["global_step"] == 60:
+            (root / "died").touch()
+            weights = CheckpointLayout(root / "checkpoints" / "checkpoint_50").weights
+            os.truncate(weights, 1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, document)
+
+    checkpoint.write_json = write_json  # type: ignore[attr-defined]
 
 
-def kill_a_worker_at(run: Run, step: int, rank: int) -> threading.Thread:
-    def kill() -> None:
-        wait_for_step(run, step)
-        os.kill(worker_pid(run, rank), signal.SIGKILL)
+def block(config: dict[str, str]) -> None:
+    """Rank 1 opens a pipe that nobody writes to, once."""
+    import ray.train
 
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    return thread
+    from secauditai.training.step import Stepper
+
+    pipe, real = Path(config["run_root"]) / "pipe", Stepper.run
+
+    def run(self: Stepper, plan: object, step: int, *, stop: bool) -> object:
+        if step == 75 and ray.train.get_context().get_world_rank() == 1 and not pipe.exists():
+            os.mkfifo(pipe)
+            pipe.read_text()
+        return real(self, plan, step, stop=stop)  # type: ignore[arg-type]
+
+    Stepper.run = run  # type: ignore[assignment]
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.parametrize("workers", [2, 4])
-def test_a_killed_worker_costs_a_restart_and_not_a_bit(
-    data: Path, tmp_path: Path, ray_cluster: str, workers: int
+def break_twice(config: dict[str, str]) -> None:
+    """Both of the above, each once."""
+    die_while_writing(config)
+    block(config)
+
+
+@pytest.mark.timeout(1500)
+def test_a_run_survives_everything_and_loses_not_a_bit(
+    data: Path, tmp_path: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed, disturbed = start(data, tmp_path / "a", workers), start(data, tmp_path / "b", workers)
-    assert launch(undisturbed).attempts == 1
-    killer = kill_a_worker_at(disturbed, 50, workers - 1)
-    said: list[str] = []
-    result = launch(disturbed, notify=said.append)
-    killer.join()
-    assert (result.attempts, result.finished) == (2, True)
-    assert "restart 1 of 3" in said[0]
-    assert weights(disturbed) == weights(undisturbed)
-    assert history(disturbed) == history(undisturbed)
+    run, said = start(data, tmp_path, hang_timeout=15), list[str]()
+    sabotage(monkeypatch, sys.modules[__name__], break_twice)
 
+    def delete_and_kill() -> None:
+        shutil.rmtree(run.root / "ray")  # all that Ray keeps of the run
+        kill_ranks(run, [0])
 
-@pytest.mark.ray
-def test_another_world_size_takes_the_same_step(data: Path, tmp_path: Path, ray_cluster: str) -> None:
-    records = []
-    for workers in (1, 2):
-        run = new_run(
-            data, tmp_path / str(workers), num_workers=workers, threads=1, max_steps=1, micro_batch_tokens=128
-        )
-        assert launch(run).finished
-        records.append(next(record for record in read_metrics(run.layout.metrics) if record["kind"] == "train"))
-    assert records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-5)
-    assert records[0]["gradient_norm"] == pytest.approx(records[1]["gradient_norm"], rel=1e-4)
-
-
-@pytest.mark.slow
-def test_a_killed_driver_is_resumed_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    arguments = [
-        "train",
-        "finetune",
-        "--data",
-        str(data),
-        "--max-length",
-        "64",
-        "--vocab-size",
-        "320",
-        "--batch-size",
-        "8",
+    villain = at_steps(
+        run,
+        (12, lambda: kill_ranks(run, [1])),
+        (24, lambda: [process.kill() for process in controllers()]),
+        (36, delete_and_kill),
+        (102, lambda: kill_ranks(run, [1], signal.SIGSTOP)),
+    )
+    result = launch(run, max_failures=6, notify=said.append)
+    villain.join()
+    assert (result.attempts, result.finished) == (7, True)
+    restarts = [text for text in said if "restart" in text]
+    assert [text.split(": ")[0] for text in restarts] == [
+        "worker lost",
+        "controller lost",
+        "worker lost",
+        "worker lost",
+        "rank hung",
+        "rank hung",
     ]
-    arguments += ["--max-steps", str(STEPS), "--checkpoint-interval", "30", "--log-interval", "1", "--threads", "1"]
+    killed, _, deleted, writing, blocked, frozen = restarts
+    assert "rank 1 (pid " in killed
+    assert "restart 1 of 6 from step 1" in killed
+    assert "rank 0 (pid " in deleted
+    assert "from step 40" in writing
+    assert any("checkpoint_50: damaged checkpoint" in text for text in said)
+    assert "rank 1 (pid " in blocked
+    assert "in step 75, at " in blocked
+    assert "test_workers.py" in blocked
+    assert "rank 1 (pid " in frozen
+    assert "gave no sign of life; rank 0 " in frozen
+    log = (run.layout.logs / "rank_1.log").read_text()
+    assert "hung: no progress for" in log
+    assert "read_text" in log
+    same(run, undisturbed)
+    assert left_over([psutil.Process(pid) for pid in rank_pids(run).values() if psutil.pid_exists(pid)], 10) == []
 
-    def command(*more: str, workspace: str) -> subprocess.Popen[bytes]:
-        code = "from secauditai.cli.app import main; main()"
-        place = ["--workspace", str(tmp_path / workspace)]
-        return subprocess.Popen([sys.executable, "-c", code, *more, *place], stdout=subprocess.DEVNULL)
 
-    def run_of(workspace: str) -> Run:
-        from secauditai.runs import newest_run
+def test_four_workers_stopped_by_a_signal_to_one_and_resumed(data: Path, tmp_path: Path, ray_cluster: str) -> None:
+    calm, stopped = start(data, tmp_path / "a", 4), start(data, tmp_path / "b", 4)
+    assert launch(calm).finished
+    at_steps(stopped, (32, lambda: kill_ranks(stopped, [2], signal.SIGTERM)))
+    first = launch(stopped)
+    assert (first.attempts, first.finished, first.stopped_by) == (1, False, "request")
+    assert (stopped.info.status, stopped.info.message) == (
+        "stopped",
+        "asked to stop before the end (SIGTERM to rank 2)",
+    )
+    newest = list_checkpoints(stopped.layout.checkpoints)[-1].step
+    assert 32 <= newest < STEPS
+    assert newest == read_metrics(stopped.layout.metrics)[-1]["step"]
+    assert launch(stopped).finished
+    same(stopped, calm)
 
-        return newest_run(tmp_path / workspace, "trained_model")
 
-    assert command(*arguments, workspace="calm").wait() == 0
-    killed = command(*arguments, workspace="rough")
-    give_up = time.monotonic() + 120
-    while not list((tmp_path / "rough" / "runs").glob("*/*/metrics.jsonl")):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-    wait_for_step(run_of("rough"), 40)
-    children = psutil.Process(killed.pid).children(recursive=True)
-    killed.kill()
-    killed.wait()
-    assert command("train", "resume", "--model", "trained_model", workspace="rough").wait() == 0
-    assert weights(run_of("rough")) == weights(run_of("calm"))
-    assert history(run_of("rough")) == history(run_of("calm"))
-    assert run_of("rough").info.model_version == 1
-    assert not [child for child in children if child.is_running()]
+def test_a_signal_to_the_driver_stops_its_workers_with_a_checkpoint(
+    data: Path, tmp_path: Path, undisturbed: Run
+) -> None:
+    run, said = start(data, tmp_path), list[str]()
+    assert threading.current_thread() is threading.main_thread()
+    at_steps(run, (32, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert not launch(run, notify=said.append).finished
+    assert "SIGINT: training stops after this step" in said[0]
+    assert (run.info.status, run.info.message) == ("stopped", "asked to stop before the end (SIGINT)")
+    assert launch(run).finished
+    same(run, undisturbed)
+
+
+def test_one_step_from_the_same_checkpoint_agrees_for_1_2_and_4_workers(
+    data: Path, tmp_path: Path, ray_cluster: str
+) -> None:
+    origin = start(data, tmp_path / "origin", 1, max_steps=25, micro_batch_tokens=128)
+    assert launch(origin).finished
+    for checkpoint in list_checkpoints(origin.layout.checkpoints):
+        if checkpoint.step > 20:
+            shutil.rmtree(checkpoint.root)
+    records = []
+    for workers in (1, 2, 4):
+        root = tmp_path / str(workers)
+        shutil.copytree(origin.root, root)
+        run = Run(type(origin.layout)(root))
+        recipe = read_recipe(run.layout.recipe)
+        write_json(run.layout.recipe, recipe.model_copy(update={"world_size": workers}).model_dump())
+        assert launch(run).finished
+        records.append(next(r for r in read_metrics(run.layout.metrics) if r["kind"] == "train" and r["step"] == 21))
+    for record in records[1:]:
+        assert record["loss"] == pytest.approx(records[0]["loss"], rel=1e-5)
+        assert record["gradient_norm"] == pytest.approx(records[0]["gradient_norm"], rel=1e-4)

@@ -1,0 +1,121 @@
+"""Faults that need a Ray cluster of their own, each run by a test in a fresh process: `python clusters.py CASE DATA DIRECTORY`.
+
+Prints one JSON document as its last line.
+"""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import psutil
+from fault_runs import sabotage, start, wait_for_step
+
+HEADROOM = 3 * 2**30
+"""Bytes that may still be used before Ray's memory monitor kills."""
+
+
+class Patch:
+    """Stands for pytest's fixture."""
+
+    def setattr(self, target: Any, name: str, value: object) -> None:
+        setattr(target, name, value)
+
+
+def report(run: Any, result: Any, said: list[str]) -> None:
+    from secauditai.runs import read_metrics
+
+    events = [record for record in read_metrics(run.layout.metrics) if record["kind"] == "event"]
+    print(json.dumps({"attempts": result.attempts, "finished": result.finished, "said": said, "events": events}))
+
+
+def preemption(data: Path, directory: Path) -> None:
+    """Two nodes with a worker each, of which one is drained; the run goes on with one worker."""
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray.core.generated import autoscaler_pb2
+
+    from secauditai.training.launch import launch
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    run, said = start(data, directory, "1-2"), list[str]()
+
+    def drain() -> None:
+        wait_for_step(run, 40)
+        deadline = (time.time_ns() // 1_000_000) + 15_000
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, _ = ray._raylet.GcsClient(address=cluster.address).drain_node(
+            second.node_id, reason, "the cloud wants it back", deadline
+        )
+        assert accepted
+        while not said:
+            time.sleep(0.05)
+        cluster.remove_node(second)
+
+    threading.Thread(target=drain, daemon=True).start()
+    report(run, launch(run, notify=said.append), said)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def eat(config: dict[str, str]) -> None:
+    """Let a micro-batch take memory in proportion to its tokens: a full one more than there is."""
+    import time
+    from pathlib import Path
+
+    import psutil
+    import ray.train
+    import torch
+
+    from secauditai.training.objectives import Classification
+
+    if ray.train.get_context().get_world_rank() != 0:
+        return
+    allowed = float((Path(config["run_root"]) / "threshold").read_text())
+    memory = psutil.virtual_memory()
+    per_token = 1.4 * (allowed - (memory.total - memory.available)) / 512
+    real = Classification.loss
+
+    def loss(self: Classification, model: torch.nn.Module, batch: object) -> torch.Tensor:
+        ballast = torch.ones(int(per_token * batch.input_ids.numel()), dtype=torch.uint8)  # type: ignore[attr-defined]
+        time.sleep(1.0)  # the monitor looks a few times a second
+        found = real(self, model, batch)  # type: ignore[arg-type]
+        del ballast
+        return found
+
+    Classification.loss = loss  # type: ignore[method-assign, assignment]
+
+
+def memory(data: Path, directory: Path) -> None:
+    """Ray's memory monitor kills a worker."""
+    import ray
+
+    from secauditai.training.launch import launch
+
+    used = psutil.virtual_memory().total - psutil.virtual_memory().available
+    allowed = used + HEADROOM
+    ray.init(
+        address="local",
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=False,
+        _system_config={
+            "memory_usage_threshold": allowed / psutil.virtual_memory().total,
+            "memory_monitor_refresh_ms": 100,
+        },
+    )
+    run, said = start(data, directory, 2, max_steps=3, micro_batch_tokens=512, checkpoint_interval=1), list[str]()
+    (run.root / "threshold").write_text(str(allowed))
+    sabotage(Patch(), sys.modules[__name__], eat)  # type: ignore[arg-type]
+    report(run, launch(run, notify=said.append), said)
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    {"preemption": preemption, "memory": memory}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,48 @@
+"""Faults of nodes: one is taken away with notice, one has no memory left. Each case has its own Ray cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def run_case(case: str, data: Path, directory: Path) -> dict[str, Any]:
+    script = Path(__file__).with_name("clusters.py")
+    environment = {**os.environ, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+    environment.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, str(script), case, str(data), str(directory)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_a_node_that_goes_away_with_notice_is_left_with_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    found = run_case("preemption", data, tmp_path)
+    assert (found["attempts"], found["finished"]) == (2, True)
+    assert "node preempted" in found["said"][0]
+    assert "a checkpoint was written first" in found["said"][0]
+    (event,) = found["events"]
+    assert (event["event"], event["before"], event["now"]) == ("world_size", 2, 1)
+    assert any("going on with 1 workers instead of 2" in text for text in found["said"])
+
+
+def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(data: Path, tmp_path: Path) -> None:
+    found = run_case("memory", data, tmp_path)
+    assert (found["attempts"], found["finished"]) == (2, True)
+    assert "out of memory: rank 0 (pid " in found["said"][0]
+    assert "restart with micro_batch_tokens 256 from step 0" in found["said"][0]
+    (event,) = found["events"]
+    assert (event["event"], event["micro_batch_tokens"], event["step"]) == ("out_of_memory", 256, 0)

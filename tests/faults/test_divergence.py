@@ -1,0 +1,34 @@
+"""A setting that really diverges: each step multiplies the weights by minus nine, until they are no numbers any more."""
+
+from pathlib import Path
+
+import pytest
+from training_runs import new_run
+
+from secauditai.errors import RunError
+from secauditai.runs import read_metrics
+from secauditai.training.checkpoint import list_checkpoints
+from secauditai.training.launch import launch
+
+
+def test_a_diverging_run_stops_with_step_samples_and_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
+    run = new_run(
+        data,
+        tmp_path,
+        learning_rate=10.0,
+        weight_decay=1.0,
+        warmup_ratio=0.0,
+        scheduler="constant",
+        max_steps=200,
+        checkpoint_interval=3,
+        eval_interval=1000,
+    )
+    with pytest.raises(RunError, match=r"not finite in 4 steps in a row, the last one step \d+") as stopped:
+        launch(run)
+    skipped = [r["step"] for r in read_metrics(run.layout.metrics) if r.get("skipped")]
+    assert skipped == list(range(skipped[0], skipped[0] + 3))
+    assert f"the last one step {skipped[-1] + 1}" in str(stopped.value)
+    assert "sample_" in str(stopped.value)
+    newest = list_checkpoints(run.layout.checkpoints)[-1]
+    assert f"The last good checkpoint is {newest.root.name}" in str(stopped.value)
+    assert run.info.status == "failed"

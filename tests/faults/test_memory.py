@@ -1,0 +1,73 @@
+"""A real limit on the memory of a worker: allocation fails, the micro-batch is halved, the step redone, and remembered."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from fault_runs import sabotage, same, start
+
+from secauditai.errors import RunError
+from secauditai.runs import Run, read_metrics
+from secauditai.training.launch import launch
+from secauditai.training.memory import Budget, read_budgets, write_budgets
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def limit(config: dict[str, str]) -> None:
+    """Give rank 0 so much address space beyond its own, and let each token of a micro-batch take some."""
+    import resource
+    from pathlib import Path
+
+    import psutil
+    import ray.train
+    import torch
+
+    from secauditai.training.objectives import Classification
+
+    if ray.train.get_context().get_world_rank() != 0:
+        return
+    room, per_token = (int(word) * 2**20 for word in (Path(config["run_root"]) / "limit").read_text().split())
+    real = Classification.loss
+
+    def loss(self: Classification, model: torch.nn.Module, batch: object) -> torch.Tensor:
+        if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + room, resource.RLIM_INFINITY))
+        ballast = torch.empty(per_token * batch.input_ids.numel(), dtype=torch.uint8)  # type: ignore[attr-defined]
+        found = real(self, model, batch)  # type: ignore[arg-type]
+        del ballast
+        return found
+
+    Classification.loss = loss  # type: ignore[method-assign, assignment]
+
+
+def limited(data: Path, workspace: Path, megabytes: int, per_token: int) -> Run:
+    run = start(data, workspace, 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=512)
+    (run.root / "limit").write_text(f"{megabytes} {per_token}")
+    return run
+
+
+def test_a_limit_on_a_worker_halves_the_micro_batch(
+    data: Path, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = start(data, tmp_path / "calm", 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=512)
+    write_budgets(calm.layout.memory, [Budget(1, 256)])
+    assert launch(calm).finished
+    run, said = limited(data, tmp_path, 3000, 8), list[str]()
+    sabotage(monkeypatch, sys.modules[__name__], limit)
+    result = launch(run, notify=said.append)
+    assert (result.attempts, result.finished) == (1, True)
+    assert read_budgets(run.layout.memory) == [Budget(1, 256)]
+    assert [r["micro_batch_tokens"] for r in read_metrics(run.layout.metrics) if r["kind"] == "event"] == [256]
+    assert said == ["step 0: out of memory: going on with micro_batch_tokens 256"]
+    same(run, calm)
+
+
+def test_a_sample_that_cannot_fit_is_named_by_the_only_rank_that_knows(
+    data: Path, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = limited(data, tmp_path, 500, 1000)
+    sabotage(monkeypatch, sys.modules[__name__], limit)
+    with pytest.raises(RunError, match=r"sample sample_\d+_[sv] alone does not fit into memory"):
+        launch(run)
+    assert run.info.status == "failed"
