@@ -213,7 +213,7 @@ def test_a_signal_before_training_begins_stops_the_run(
     from secauditai.training import launch as launching
 
     run = new_run(data, tmp_path)
-    monkeypatch.setattr(launching, "fit_in_this_process", lambda _run: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(launching, "fit_in_this_process", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert not launch(run).finished
     assert (run.info.status, run.info.message) == ("stopped", "asked to stop before the end (SIGTERM)")
     assert read_metrics(run.layout.metrics) == []
