@@ -115,7 +115,7 @@ def check(files: Files) -> None:
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_broken_input_is_an_error_or_adds_up(kind: str) -> None:
-    @settings(max_examples=EXAMPLES, deadline=5_000, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=60_000, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def attack(data: st.DataObject) -> None:
         files = dict(INPUTS[kind])
