@@ -123,7 +123,8 @@ def measure_speed(work: Path) -> None:
         found, wall, _ = prepare(large, work / name, *options)
         share = found["seconds"] / baseline
         print(
-            f"prepare of 350 MB {name} near duplicates: {found['seconds']:.1f} s = {share:.2f} x (wall {wall:.1f} s)",
+            f"prepare of 350 MB {name} near duplicates: {found['seconds']:.1f} s = {share:.2f} x "
+            f"(Ray started in {found['ray_startup_seconds']:.1f} s, wall {wall:.1f} s)",
             flush=True,
         )
 

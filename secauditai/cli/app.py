@@ -1,6 +1,8 @@
 """The entry point `secauditai`: command groups, loaded when they are called, and the only error boundary."""
 
+import errno
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -12,6 +14,10 @@ from secauditai.errors import SecAuditError
 EXIT_ERROR = 1
 EXIT_GATE = 3
 """Exit code of a failed gate: `verify`, `evaluate --min`, `validate --fail-on`."""
+SURROUNDINGS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EIO}
+)
+"""What a disk or its permissions may refuse at any moment: no bug, so one line as well."""
 
 
 class LazyGroup(click.Group):
@@ -111,5 +117,11 @@ def main() -> None:
         code = EXIT_ERROR
     except BrokenPipeError:
         sys.stderr.close()
+        code = EXIT_ERROR
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {where}{os.strerror(error.errno)}", err=True)
         code = EXIT_ERROR
     sys.exit(code)

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,8 +58,8 @@ def prepare(
             address=address,
             progress=progress,
         )
-    seconds = time.monotonic() - started
-    way = "Ray Data" if done.through_ray else "this process"
+    seconds = time.monotonic() - started - done.ray_startup_seconds
+    way = f"Ray Data, started in {duration(done.ray_startup_seconds)}" if done.through_ray else "this process"
     out.say(f"Prepared {output} in {duration(seconds)}, through {way}")
     out.say(f"  read {done.read} = kept {done.kept} + rejected {done.rejected} + duplicates {done.duplicates}")
     manifest = done.dataset.manifest
@@ -68,7 +69,7 @@ def prepare(
         out.say("  changed: " + ", ".join(f"{name} {count}" for name, count in manifest["changed"].items() if count))
     if done.rejected:
         out.warn(f"{done.rejected} samples were refused; see {done.dataset.layout.rejected}")
-    out.next_step(f"secauditai train split --dataset {output}")
+    out.next_step(f"secauditai train split --dataset {quote(str(output))}")
     out.document(
         {
             "read": done.read,
@@ -78,6 +79,7 @@ def prepare(
             "output": str(output.absolute()),
             "content_hash": done.dataset.content_hash,
             "seconds": round(seconds, 3),
+            "ray_startup_seconds": round(done.ray_startup_seconds, 3),
         }
     )
 
@@ -139,12 +141,12 @@ def split(
         raise DataError(f"{dataset} is not a prepared dataset", hint=hint)
     opened = open_dataset(root)
     plan = SplitPlan(ratios, seed, extend=open_dataset(extend) if extend else None, **ways)
-    if opened.splits():
-        out.say(f"Replacing the splits of {root}")
     minimum = resolve_config(given_settings(ctx)).input.ray_data_min_mb
     result = split_dataset(opened, plan, Runner(opened.megabytes >= minimum, address))
+    if opened.splits():
+        out.say(f"Replaced the splits of {root}")
     _show_split(out, result)
-    out.next_step(f"secauditai train finetune --model transformer --data {dataset}")
+    out.next_step(f"secauditai train finetune --model transformer --data {quote(dataset)}")
     counts = {**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters}
     out.document({**counts, "bridges": result.bridges, "drift": result.drift})
 

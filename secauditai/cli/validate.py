@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -142,4 +143,15 @@ def _show(result: "Validation", dataset: str, out: Output) -> None:
     warnings = len(result.findings) - result.errors
     out.say(f"{result.kept} of {result.read} samples are good; {result.errors} errors, {warnings} warnings")
     if result.ok:
-        out.next_step(f"secauditai train split --dataset {dataset}")
+        _next_step(dataset, result, out)
+
+
+def _next_step(dataset: str, result: "Validation", out: Output) -> None:
+    from secauditai.data.dataset import is_dataset
+
+    if not is_dataset(Path(dataset)):
+        out.next_step(f"secauditai train prepare --dataset {quote(dataset)} --output training_data")
+    elif count_findings(result.findings, "not_split"):
+        out.next_step(f"secauditai train split --dataset {quote(dataset)}")
+    else:
+        out.next_step(f"secauditai train finetune --model transformer --data {quote(dataset)}")

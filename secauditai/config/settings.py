@@ -59,6 +59,7 @@ class CleaningSettings(Section):
         "juliet",
         "sard",
         "owasp-benchmark",
+        "prepared",
     ] = Field("auto", description="Layout of the records of JSON, CSV and Parquet files; auto looks at the first one.")
     conflicts: Literal["drop", "keep", "majority"] = Field(
         "drop", description="What becomes of the same code with both labels outside a group."

@@ -132,7 +132,8 @@ def one_split(dataset: Dataset, split: str) -> Dataset:
 
 def is_dataset(root: Path) -> bool:
     """Whether a directory looks like a prepared dataset."""
-    return DatasetLayout(root).manifest.exists()
+    layout = DatasetLayout(root)
+    return layout.manifest.is_file() and layout.samples.is_dir()
 
 
 def content_hash(digests: Iterable[bytes], groups: Iterable[str]) -> str:

@@ -20,13 +20,23 @@ from secauditai.data.readers.trees import TREES
 from secauditai.data.readers.yaml_cuts import Piece, cut_yaml
 from secauditai.data.readers.yaml_events import NotCut, read_yaml_piece
 from secauditai.data.refine import changes, refine
-from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, code_key, parse_sample, row_digest
+from secauditai.data.schema import (
+    SAMPLE_SCHEMA,
+    UNREADABLE,
+    Sample,
+    SampleError,
+    code_key,
+    parse_sample,
+    row_digest,
+    valid_unicode,
+)
 from secauditai.data.tasks import Runner
 from secauditai.progress import Progress
 
 BUILT_IN = "security_dataset"
 PART_CHARS = 1 << 24
 """Characters of code after which a part is written."""
+KEYS_AT_ONCE = 50_000
 PIECE_BYTES = 1 << 24
 """Size of the pieces of a YAML file; a file of less than two is not cut."""
 CASES_PER_CHUNK = 500
@@ -64,9 +74,15 @@ class Chunk:
 
 
 def parse_all(
-    source: Source, staging: Path, settings: CleaningSettings, runner: Runner, progress: Progress
+    source: Source,
+    staging: Path,
+    settings: CleaningSettings,
+    runner: Runner,
+    progress: Progress,
+    *,
+    keys_only: bool = False,
 ) -> pa.Table:
-    """Parse a source into parts below `staging`.
+    """Parse a source into parts below `staging`, or none where only the keys are wanted.
 
     Returns:
         The keys (`KEY_SCHEMA`) of all samples, in input order, however the work was cut.
@@ -75,10 +91,11 @@ def parse_all(
         DataError: when the structure of a file cannot be read.
     """
     chunks = plan_source(source, settings.data_format)
-    tables = dict(zip(chunks, _parse(chunks, staging, settings, runner, progress), strict=True))
+    common = {"settings": settings.model_dump(), "keys_only": keys_only}
+    tables = dict(zip(chunks, _parse(chunks, staging, common, runner, progress), strict=True))
     refused = {chunk.path: chunk.shown for chunk, table in tables.items() if table is None}
     whole = [Chunk(path, shown, settings.data_format) for path, shown in refused.items()]
-    streams = dict(zip(refused, _parse(whole, staging, settings, runner, progress), strict=True))
+    streams = dict(zip(refused, _parse(whole, staging, common, runner, progress), strict=True))
     keys = []
     for chunk, table in tables.items():
         found = streams.pop(chunk.path, None) if chunk.path in refused else table
@@ -108,12 +125,12 @@ def plan_chunks(path: Path, layout: str, piece_bytes: int = PIECE_BYTES) -> list
 
 
 def _parse(
-    chunks: list[Chunk], staging: Path, settings: CleaningSettings, runner: Runner, progress: Progress
+    chunks: list[Chunk], staging: Path, common: dict[str, Any], runner: Runner, progress: Progress
 ) -> Iterator[pa.Table | None]:
     """The keys of each chunk; None for a piece whose file must be read as one."""
     first = len(list(staging.iterdir()))
     items = [
-        {"chunk": asdict(chunk), "stem": str(staging / f"{first:05d}-{number:05d}"), "settings": settings.model_dump()}
+        {"chunk": asdict(chunk), "stem": str(staging / f"{first:05d}-{number:05d}"), **common}
         for number, chunk in enumerate(chunks)
     ]
     count = 0
@@ -133,10 +150,10 @@ def parse_task(item: dict[str, Any]) -> bytes:
     )
     chunk = Chunk(**fields, piece=Piece(**piece) if piece else None, cases=cases)
     settings = CleaningSettings(**item["settings"])
-    writer = _PartWriter(item["stem"], near=settings.near_duplicates)
+    writer = _PartWriter(item["stem"], near=settings.near_duplicates, keys_only=item["keys_only"])
     try:
         for raw in _raw_samples(chunk):
-            where = raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where
+            where = valid_unicode(raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where)
             try:
                 read = raw.value if isinstance(raw.value, Sample) else parse_sample(raw.value)
                 refined = refine(read, settings)
@@ -144,7 +161,7 @@ def parse_task(item: dict[str, Any]) -> bytes:
                 writer.add(where, refined, changes(code, read, refined))
             except SampleError as error:
                 known = raw.value.get("id") if isinstance(raw.value, dict) else getattr(raw.value, "id", None)
-                writer.refuse(where, "" if known is None else str(known)[:200], error)
+                writer.refuse(where, "" if known is None else UNREADABLE.sub("?", str(known)[:200]), error)
     except NotCut:
         return b""
     return writer.close()
@@ -166,8 +183,8 @@ def _raw_samples(chunk: Chunk) -> Iterable[RawSample]:
 class _PartWriter:
     """Collects samples, writes a part whenever enough have come, and keeps the keys."""
 
-    def __init__(self, stem: str, *, near: bool) -> None:
-        self._stem, self._near = stem, TokenSets() if near else None
+    def __init__(self, stem: str, *, near: bool, keys_only: bool) -> None:
+        self._stem, self._near, self._keys_only = stem, TokenSets() if near else None, keys_only
         self._rows: list[dict[str, str]] = []
         self._keys: list[tuple[Any, ...]] = []
         self._tables: list[pa.Table] = []
@@ -175,11 +192,23 @@ class _PartWriter:
         self._parts = 0
 
     def add(self, where: str, sample: Sample, changed: int) -> None:
-        """Take a good sample, and what was changed in it."""
+        """Take a good sample, and what was changed in it.
+
+        Raises:
+            SampleError: when its metadata cannot be stored.
+        """
         row = sample.row()
-        part = f"{self._stem}-{self._parts:05d}.arrow"
+        try:
+            digest = row_digest(row)
+        except UnicodeEncodeError:
+            raise SampleError("bad_metadata", "'metadata' is not valid unicode") from None
+        part = None if self._keys_only else f"{self._stem}-{self._parts:05d}.arrow"
         head = (part, len(self._rows), where, "", "", sample.id, sample.label, sample.group)
-        self._keys.append((*head, len(sample.code), changed, code_key(sample.code), row_digest(row)))
+        self._keys.append((*head, len(sample.code), changed, code_key(sample.code), digest))
+        if self._keys_only:
+            if len(self._keys) >= KEYS_AT_ONCE:
+                self._flush()
+            return
         self._rows.append(row)
         self._characters += len(sample.code)
         if self._characters >= PART_CHARS:

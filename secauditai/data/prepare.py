@@ -55,6 +55,7 @@ class Prepared:
     rejected: int
     duplicates: int
     through_ray: bool
+    ray_startup_seconds: float
 
 
 def prepare(
@@ -86,15 +87,16 @@ def prepare(
     with staging_beside(output) as staging:
         source = open_source(spec, settings.data_format, staging, progress)
         runner = Runner(source.megabytes >= ray_data_min_mb, address)
+        startup = runner.start()
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
         _check_rejections(cleaned, output, settings.max_rejected)
         clusters = cluster(cleaned, settings)
-        with replacing(output) as partial:
+        with replacing(output, overwrite=overwrite) as partial:
             layout = DatasetLayout(partial)
             about = {"source": source.describe(), "cleaning": settings.model_dump()}
             write_dataset(cleaned, clusters, staging, layout, about, runner)
     kept, rejected, merged = len(cleaned.kept), len(cleaned.rejected), len(cleaned.merged)
-    return Prepared(open_dataset(output), cleaned.read, kept, rejected, merged, runner.through_ray)
+    return Prepared(open_dataset(output), cleaned.read, kept, rejected, merged, runner.through_ray, startup)
 
 
 def open_source(spec: str, layout: str, staging: Path, progress: Progress) -> Source:
@@ -115,10 +117,16 @@ def uses_built_in(spec: str) -> bool:
 
 
 def parse_and_clean(
-    source: Source, settings: CleaningSettings, staging: Path, runner: Runner, progress: Progress
+    source: Source,
+    settings: CleaningSettings,
+    staging: Path,
+    runner: Runner,
+    progress: Progress,
+    *,
+    keys_only: bool = False,
 ) -> Cleaned:
-    """Parse a source into parts below `staging` and decide what is kept."""
-    keys = parse_all(source, staging, settings, runner, progress)
+    """Parse a source into parts below `staging`, or only into its keys, and decide what is kept."""
+    keys = parse_all(source, staging, settings, runner, progress, keys_only=keys_only)
     return clean(keys, settings.conflicts)
 
 

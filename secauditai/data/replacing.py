@@ -1,6 +1,7 @@
 """Writing a directory whole or not at all, and clearing away what a killed process left beside it."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -11,33 +12,90 @@ from pathlib import Path
 
 import psutil
 
+from secauditai.errors import DataError
+
 PARTIAL, OLD, STAGING = "partial", "old", "staging"
 
 
 @contextlib.contextmanager
-def replacing(root: Path) -> Iterator[Path]:
-    """A directory to fill beside `root`; it takes its place when all went well, and vanishes otherwise."""
+def replacing(root: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """A directory to fill beside `root`; it takes its place when all went well, and vanishes otherwise.
+
+    Args:
+        root: the directory to write or replace.
+        overwrite: whether to replace what is there when all is written.
+
+    Raises:
+        DataError: when `root` came to be meanwhile and must not be replaced, or nothing can be written there.
+    """
     clear_leftovers(root)
     partial, old = (root.with_name(f"{_prefix(root)}.{kind}") for kind in (PARTIAL, OLD))
-    partial.mkdir(parents=True)
     try:
+        with _told(root):
+            partial.mkdir(parents=True)
         yield partial
-        if root.exists():
-            root.rename(old)
-        partial.rename(root)
+        if overwrite:
+            _swap(partial, root, old)
+        else:
+            _claim(partial, root)
     finally:
+        if old.exists() and not root.exists():
+            old.rename(root)
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _claim(partial: Path, root: Path) -> None:
+    """Give a directory its name; an empty one of that name may be there."""
+    try:
+        partial.rename(root)
+    except OSError as error:
+        if not root.exists():
+            raise
+        hint = "Another command wrote it meanwhile. Use --overwrite to replace it, or choose another --output."
+        raise DataError("the output exists", where=str(root), hint=hint) from error
+
+
+def _swap(partial: Path, root: Path, old: Path) -> None:
+    """Put one directory in the place of another, whoever else does so at the same time; the last one stays."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            root.rename(old)
+        try:
+            partial.rename(root)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            return
+
+
 @contextlib.contextmanager
 def staging_beside(output: Path) -> Iterator[Path]:
-    """A directory for parts, on the same storage as the output; removed in the end."""
+    """A directory for parts, on the same storage as the output; removed in the end.
+
+    Raises:
+        DataError: when nothing can be written there.
+    """
     parent = output.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(output)
-    with tempfile.TemporaryDirectory(prefix=f"{_prefix(output)}.{STAGING}.", dir=parent) as directory:
-        yield Path(directory)
+    with _told(output):
+        parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(output)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_prefix(output)}.{STAGING}.", dir=parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """Say of a directory that cannot be made which output it was for."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", where=str(output)) from None
 
 
 def clear_leftovers(root: Path) -> None:

@@ -6,6 +6,7 @@ Everything that reads data ends here, so that a sample is valid wherever it is m
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 """Columns of a parsed sample. `language` and `group` are "" when not known; `metadata` is JSON."""
+UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks and halves of surrogate pairs: no name holds one."""
 DIGESTED = ("id", "code", "label", "severity", "category", "language", "metadata")
 
 
@@ -50,6 +53,14 @@ class SampleError(ValueError):
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What a reader yields in place of a record that it can tell from its neighbours, but not make sense of."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,8 @@ def parse_sample(raw: object) -> Sample:
     Raises:
         SampleError: with the reason it is refused for.
     """
+    if isinstance(raw, Broken):
+        raise SampleError(raw.reason, raw.message)
     if not isinstance(raw, Mapping):
         raise SampleError(
             "not_a_mapping", f"a sample must be a mapping with the keys {', '.join(FIELDS)}, not {_kind(raw)}"
@@ -107,6 +120,11 @@ def parse_sample(raw: object) -> Sample:
         category=_category(raw),
         metadata=_metadata(raw),
     )
+
+
+def valid_unicode(text: str) -> str:
+    """The text with whatever UTF-8 cannot say replaced by question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def normalise_code(code: str) -> str:
@@ -139,7 +157,7 @@ def _identifier(raw: Mapping[Any, Any]) -> str:
     value = raw.get("id")
     if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
         raise SampleError("bad_id", f"'id' must be a non-empty string, not {_kind(value)}")
-    return str(value).strip()
+    return _readable("id", str(value).strip())
 
 
 def _code(raw: Mapping[Any, Any]) -> str:
@@ -176,7 +194,14 @@ def _category(raw: Mapping[Any, Any]) -> str:
         return NO_CATEGORY
     if not isinstance(value, str) or not value.strip():
         raise SampleError("bad_category", f"'category' must be a non-empty string, not {_kind(value)}")
-    return value.strip().lower()
+    return _readable("category", value.strip().lower())
+
+
+def _readable(key: str, text: str) -> str:
+    """A name that a line of text can show."""
+    if UNREADABLE.search(text):
+        raise SampleError(f"bad_{key}", f"'{key}' holds control characters: {text[:40]!a}")
+    return text
 
 
 def _metadata(raw: Mapping[Any, Any]) -> dict[str, Any]:

@@ -68,8 +68,10 @@ def check_ratios(ratios: Mapping[str, float]) -> None:
         ConfigError: naming the flags and the sum.
     """
     total = sum(ratios.values())
-    if any(ratio < 0 for ratio in ratios.values()) or abs(total - 1.0) > 1e-6:
-        flags = " ".join(f"--{name} {ratio:g}" for name, ratio in ratios.items())
+    flags = " ".join(f"--{name} {ratio:g}" for name, ratio in ratios.items())
+    if not all(0 <= ratio <= 1 for ratio in ratios.values()):
+        raise ConfigError(f"{flags}: each must be between 0 and 1")
+    if abs(total - 1.0) > 1e-6:
         raise ConfigError(
             f"{flags} add up to {total:g}, not to 1", hint="For example --train 0.8 --val 0.1 --test 0.1."
         )

@@ -1,6 +1,7 @@
 """One function over many items: here, one after another, or as Ray Data tasks; results come in order either way."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,21 @@ class Runner:
     address: str | None = None
     """The Ray cluster, when it is not this machine's."""
 
+    def start(self) -> float:
+        """Start or join Ray where tasks run there; the seconds that took."""
+        if not self.through_ray:
+            return 0.0
+        started = time.monotonic()
+        import ray.data
+
+        from secauditai.cluster import ensure_ray
+
+        ensure_ray(self.address)
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        return time.monotonic() - started
+
     def map(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[bytes]:
         """The results of all items, in order.
 
@@ -36,12 +52,7 @@ class Runner:
     def _rows(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         import ray.data
 
-        from secauditai.cluster import ensure_ray
-
-        ensure_ray(self.address)
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
+        self.start()
         rows = [{"item": json.dumps(item)} for item in items]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         yield from dataset.map(_Guarded(task)).iter_rows()

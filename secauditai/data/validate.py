@@ -50,7 +50,7 @@ def validate(
     with tempfile.TemporaryDirectory(prefix="secauditai-validate.") as staging:
         source = open_source(spec, settings.data_format, Path(staging), progress)
         runner = Runner(source.megabytes >= ray_data_min_mb, address)
-        cleaned = parse_and_clean(source, wanted, Path(staging), runner, progress)
+        cleaned = parse_and_clean(source, wanted, Path(staging), runner, progress, keys_only=True)
     return validate_cleaned(cleaned, spec)
 
 

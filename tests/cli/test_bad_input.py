@@ -129,3 +129,42 @@ def test_one_label_only_cannot_be_learnt(cli: Cli, tmp_path: Path) -> None:
     lines = "".join(f"  - {{id: s{i}, code: 'x = {i}', label: safe}}\n" for i in range(20))
     (tmp_path / "s.yaml").write_text("samples:\n" + lines)
     refused(cli("train", "finetune", "--data", "s.yaml"), 1, "all training samples have the same label")
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        ("--train", "nan"),
+        ("--train", "-1", "--val", "1", "--test", "1"),
+        ("--train", "2", "--val", "-1", "--test", "0"),
+    ],
+)
+def test_ratios_that_are_none(cli: Cli, samples_yaml: Write, ratios: tuple[str, ...]) -> None:
+    samples_yaml()
+    assert cli("train", "prepare", "--dataset", "samples.yaml", "--output", "d").code == 0
+    refused(cli("train", "split", "--dataset", "d", *ratios), 1, "each must be between 0 and 1")
+
+
+def test_occupied_outputs_of_every_command_that_writes(cli: Cli, samples_yaml: Write, tmp_path: Path) -> None:
+    samples_yaml()
+    prepare = ("train", "prepare", "--dataset", "samples.yaml", "--output")
+    assert cli(*prepare, "d").code == 0
+    before = (tmp_path / "d" / "manifest.json").read_bytes()
+    refused(cli(*prepare, "d"), 1, "the output exists", "--overwrite")
+    refused(cli(*prepare, "samples.yaml"), 1, "not a dataset of ours")
+    refused(cli(*prepare, "samples.yaml/d"), 1, "cannot be written")
+    assert (tmp_path / "d" / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "samples.yaml"]
+
+
+def test_a_full_disk_is_one_line(
+    cli: Cli, samples_yaml: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples_yaml()
+
+    def write_table(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("secauditai.data.prepare.write_table", write_table)
+    refused(cli("train", "prepare", "--dataset", "samples.yaml", "--output", "d"), 1, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.yaml"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secauditai.data.clusters import recompute_clusters
-from secauditai.data.near import BANDS, ROWS, NearSource, TokenSets, jaccard, near_columns
+from secauditai.data.near import ASCII_TOKEN, BANDS, ROWS, TOKEN, NearSource, TokenSets, jaccard, near_columns
 
 SIMILARITY = 0.8
 
@@ -95,3 +95,10 @@ def test_token_sets_ignore_layout_and_keep_names_and_literals_apart() -> None:
     assert sets("if (a){ return 'x'; }").tolist() == sets("if(a)\n{\n  return 'x';\n}").tolist()
     assert sets("f(a)").tolist() != sets("f(b)").tolist()
     assert sets('f("a b")').tolist() != sets('f("a c")').tolist()
+
+
+@settings(max_examples=200)
+@given(st.text(st.sampled_from(list("ab_$9.\"'\\\n \t\x1c\x0b+(é")), max_size=40) | st.text(max_size=20))
+def test_ascii_code_has_the_same_tokens_by_the_quick_pattern(code: str) -> None:
+    text = code.encode("ascii", "ignore").decode()
+    assert ASCII_TOKEN.findall(text) == TOKEN.findall(text)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.dataset import is_dataset, open_dataset
 from secauditai.data.prepare import prepare
+from secauditai.data.replacing import replacing
 from secauditai.data.sources import open_data
+from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.validate import validate
 from secauditai.errors import DataError
 
@@ -176,3 +178,66 @@ def test_every_change_is_counted(tmp_path: Path) -> None:
     done = prepare(str(tmp_path / "s.json"), tmp_path / "d", CleaningSettings(strip_comments=True))
     changed = done.dataset.manifest["changed"]
     assert changed == {"line_ends": 1, "unicode": 1, "comments_stripped": 1, "language_detected": 4}
+
+
+def test_a_prepared_dataset_and_its_splits_can_be_prepared_again(tmp_path: Path) -> None:
+    again = {**make_samples(1)[0], "id": "z_copy", "metadata": {"group": "other"}}  # merging joins two groups
+    first = prepare(str(write(tmp_path / "s.yaml", [*make_samples(20), again])), tmp_path / "first").dataset
+    second = prepare(str(first.root), tmp_path / "second").dataset
+    assert second.table().drop_columns("metadata") == first.table().drop_columns("metadata")
+    assert prepare(str(second.root), tmp_path / "third").dataset.content_hash == second.content_hash
+    split = split_dataset(first, SplitPlan())
+    part = prepare(str(first.root / "test"), tmp_path / "part")
+    assert part.kept == split.counts["test"]
+    assert prepare(str(first.root), first.root, overwrite=True).dataset.content_hash == second.content_hash
+
+
+def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    odd = {**make_samples(1)[0], "id": "\ud800", "metadata": {}}
+    more = {**make_samples(1)[1], "id": "odd", "metadata": {"x": "\ud800"}}
+    (tmp_path / "s.json").write_text(json.dumps([*make_samples(9), odd, more]))
+    done = prepare(str(tmp_path / "s.json"), tmp_path / "out", LENIENT)
+    rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
+    assert [(row["id"], row["reason"]) for row in rejected] == [("?", "bad_id"), ("odd", "bad_metadata")]
+
+
+def test_an_output_that_came_to_be_meanwhile_stays(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def write_late() -> None:
+        with replacing(output, overwrite=False) as partial:
+            (partial / "late").touch()
+            output.mkdir()
+            (output / "early").touch()
+
+    with pytest.raises(DataError, match="the output exists"):
+        write_late()
+    assert [path.name for path in output.iterdir()] == ["early"]
+    with replacing(output) as partial:
+        (partial / "last").touch()
+    assert [path.name for path in output.iterdir()] == ["last"]
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_an_interrupt_between_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").touch()
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), replacing(output) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in output.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_an_output_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", make_samples(2))
+    with pytest.raises(DataError, match="below: cannot be written"):
+        prepare(str(path), path / "below")

@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secauditai.data.readers import list_files, read_file
+from secauditai.data.readers import find_source, list_files, read_file
 from secauditai.data.readers.yaml_events import read_yaml_samples
+from secauditai.data.schema import Broken
 from secauditai.errors import DataError, SecAuditError
 
 VALUES = st.recursive(
@@ -142,3 +143,52 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match=message):
         list_files(spec)
+
+
+def test_hidden_files_prepared_data_and_loops_of_links_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.yaml", ".git/b.yaml", "out/samples/part-0.parquet", "out/manifest.json", "deep/c.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("samples: []")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert list_files(str(tmp_path)) == [tmp_path / "a.yaml", tmp_path / "deep" / "c.yaml"]
+
+
+def test_a_sample_with_a_key_twice_is_refused_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("samples:\n  - {id: a, code: x}\n  - {id: b, code: x, id: c, code: y}\n  - {id: d}\n")
+    assert [raw.value for raw in read_file(path)] == [
+        {"id": "a", "code": "x"},
+        Broken("repeated_key", "the key 'code' stands twice"),
+        {"id": "d"},
+    ]
+
+
+def test_rows_with_too_many_cells_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("id,code,label\na,f(x, y),safe\nb,z,safe\n")
+    values = [raw.value for raw in read_file(path)]
+    assert isinstance(values[0], Broken)
+    assert "more cells" in values[0].message
+    assert values[1] == {"id": "b", "code": "z", "label": "safe", "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.csv", "id,id,code,label\n", "'id' stands twice"),
+        ("s.json", '[{"id": ' + "9" * 5000 + "}]", "not valid JSON"),
+        ("s.jsonl", '{"id": ' + "9" * 5000 + "}", ":1: not valid JSON"),
+        ("s.yaml", "samples:\n  - id: " + "9" * 5000, ":2: '9{40}' is no int"),
+    ],
+)
+def test_unreadable_containers_are_one_clear_error(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(read_file(tmp_path / name))
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "s\udcff.yaml").write_text("samples: []")
+    for spec, message in ((str(tmp_path), "not UTF-8"), ("", "no data is named")):
+        with pytest.raises(DataError, match=message):
+            find_source(spec)

@@ -28,6 +28,9 @@ def test_a_sample_is_normalised() -> None:
         ({"severity": "huge"}, "bad_severity"),
         ({"category": 4}, "bad_category"),
         ({"metadata": [1]}, "bad_metadata"),
+        ({"id": "a\x1b[31m"}, "bad_id"),
+        ({"id": "a\u2028b"}, "bad_id"),
+        ({"category": "\udfff"}, "bad_category"),
     ],
 )
 def test_bad_samples_have_a_reason(change: dict[str, object], reason: str) -> None:

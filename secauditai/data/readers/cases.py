@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,24 @@ class Case:
         return json.loads(self.facts).get(key)
 
 
-def files_below(root: Path) -> Iterator[Path]:
-    """Files below a directory in sorted order; hidden ones are left out, and links do not lead out of it."""
+def _none(_directory: Path) -> bool:
+    return False
+
+
+def files_below(root: Path, leave_out: Callable[[Path], bool] = _none) -> Iterator[Path]:
+    """Files below a directory in sorted order; hidden ones are left out, and links do not lead out of it.
+
+    Args:
+        root: the directory.
+        leave_out: whether to pass over a directory below it.
+    """
     real = root.resolve()
     for directory, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(directory)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not leave_out(here / name))
         for name in sorted(names):
-            path = Path(directory, name)
-            if not name.startswith(".") and (not path.is_symlink() or path.resolve().is_relative_to(real)):
+            path = here / name
+            if not name.startswith(".") and path.is_file() and path.resolve().is_relative_to(real):
                 yield path
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from secauditai.data.readers.streams import open_bytes, open_text
+from secauditai.data.schema import Broken
 from secauditai.errors import DataError
 
 Place = tuple[str, object]
@@ -27,6 +28,10 @@ def read_json(path: Path) -> Iterator[Place]:
         raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
     except RecursionError:
         raise DataError("nested too deeply", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise DataError(f"not valid JSON: {_first_sentence(error)}", where=str(path)) from None
     if isinstance(document, dict):
         document = next((document[key] for key in LISTS if key in document), [document] if "func" in document else None)
     if not isinstance(document, list):
@@ -45,10 +50,15 @@ def read_json_lines(path: Path) -> Iterator[Place]:
             empty = False
             try:
                 yield f"{path}:{number}", json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise DataError(f"not valid JSON: {error}", where=f"{path}:{number}") from None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"not valid JSON: {_first_sentence(error)}", where=f"{path}:{number}") from None
         if empty:
             raise DataError("the file is empty", where=str(path))
+
+
+def _first_sentence(error: Exception) -> str:
+    """What an error says, without its advice for programmers."""
+    return str(error).partition("; use ")[0]
 
 
 def read_csv(path: Path) -> Iterator[Place]:
@@ -59,8 +69,12 @@ def read_csv(path: Path) -> Iterator[Place]:
         try:
             if not rows.fieldnames:
                 raise DataError("the first line must name the columns", where=f"{path}:1")
+            names = rows.fieldnames
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"the column {repeated[0]!r} stands twice", where=f"{path}:1")
             for row in rows:
-                yield f"{path}:{rows.line_num}", {key: value for key, value in row.items() if key is not None}
+                many = Broken("bad_row", f"the row has more cells than the {len(names)} columns; is a comma unquoted?")
+                yield f"{path}:{rows.line_num}", many if None in row else dict(row)
         except csv.Error as error:
             raise DataError(f"not valid CSV: {error}", where=f"{path}:{rows.line_num}") from None
 

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from secauditai.data.readers.cases import ENDINGS
-from secauditai.data.schema import FIELDS
+from secauditai.data.schema import FIELDS, SAMPLE_SCHEMA
 from secauditai.errors import DataError
 
 Record = Mapping[str, Any]
@@ -94,6 +94,13 @@ def _json_metadata(text: str) -> Raw:
     return value if isinstance(value, dict) else {"metadata": value}
 
 
+def _prepared(record: Record, _stem: str, _number: int) -> Iterator[object]:
+    """A stored sample of a prepared dataset; what its cluster is comes out anew."""
+    metadata = _json_metadata(str(record["metadata"]))
+    group = {"group": record["group"]} if record["group"] else {}
+    yield {**{key: record[key] for key in FIELDS}, "metadata": {**metadata, **group}}
+
+
 def _function(record: Record, stem: str, number: int) -> Iterator[object]:
     """Devign, DiverseVul, PrimeVul: one function and whether it is vulnerable."""
     yield _sample(record, f"{stem}_{_own_id(record, number)}", record["func"], record.get("target"))
@@ -170,6 +177,7 @@ LAYOUTS = {
     layout.name: layout
     for layout in (
         Layout("guide", frozenset({"code", "label"}), _guide),
+        Layout("prepared", frozenset((*SAMPLE_SCHEMA.names, "cluster")), _prepared),
         Layout("devign", frozenset({"func", "target"}), _function, "c"),
         Layout("diversevul", frozenset({"func", "target", "cwe", "message"}), _function, "c"),
         Layout("primevul", frozenset({"func", "target", "idx", "cve"}), _function, "c"),

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secauditai.data.readers.cases import Case
+from secauditai.data.dataset import is_dataset, open_dataset
+from secauditai.data.readers.cases import Case, files_below
 from secauditai.data.readers.containers import Place, read_csv, read_json, read_json_lines, read_parquet
 from secauditai.data.readers.layouts import LAYOUTS, Layout, guess_layout
 from secauditai.data.readers.raw import RawSample
 from secauditai.data.readers.streams import COMPRESSIONS, inner_suffix
 from secauditai.data.readers.trees import TREES, find_tree
 from secauditai.data.readers.yaml_events import read_yaml_samples
+from secauditai.data.schema import valid_unicode
 from secauditai.errors import DataError
 from secauditai.files import describe_file
 
@@ -71,16 +73,23 @@ def find_source(spec: str, layout: str = AUTO) -> Source:
     Raises:
         DataError: when there are none.
     """
+    if not spec:
+        raise DataError("no data is named", hint="Name a file, directory or glob.")
     root = Path(spec)
-    found = find_tree(root, layout) if root.is_dir() else None
-    if found is None:
-        return Source(spec, list_files(spec))
-    tree, cases = found
-    return Source(spec, tree.files(root, cases), tree.name, tuple(cases))
+    found = find_tree(root, layout) if root.is_dir() and not is_dataset(root) else None
+    tree, cases = found or (None, [])
+    files = tree.files(root, cases) if tree else list_files(spec)
+    for path in files:
+        if valid_unicode(str(path)) != str(path):
+            raise DataError("the name of the file is not UTF-8", where=valid_unicode(str(path)), hint="Rename it.")
+    return Source(spec, files, tree.name if tree else "", tuple(cases))
 
 
 def list_files(spec: str) -> list[Path]:
-    """The data files that a path, directory or glob names, sorted; links do not lead out of a directory.
+    """The data files that a path, directory or glob names, sorted.
+
+    Of a directory, those below it that are neither hidden nor part of a prepared dataset; links do not lead out. Of a
+    prepared dataset, its samples.
 
     Raises:
         DataError: when there are none.
@@ -89,9 +98,10 @@ def list_files(spec: str) -> list[Path]:
     if path.is_file():
         _check_ending(path)
         return [path]
+    if is_dataset(path):
+        return sorted(open_dataset(path).layout.samples.iterdir())
     if path.is_dir():
-        root = path.resolve()
-        found = [item for item in path.rglob("*") if item.is_file() and item.resolve().is_relative_to(root)]
+        found = list(files_below(path, leave_out=is_dataset))
     else:
         found = [item for item in map(Path, glob.iglob(spec, recursive=True)) if item.is_file()]  # noqa: PTH207 - any glob
     files = sorted(item for item in found if inner_suffix(item) in READERS and not item.name.startswith("."))

@@ -25,6 +25,7 @@ from yaml.events import (
 
 from secauditai.data.readers.streams import open_bytes
 from secauditai.data.readers.yaml_cuts import Piece
+from secauditai.data.schema import Broken
 from secauditai.errors import DataError
 
 MAX_EXPANDED = 100_000
@@ -91,6 +92,7 @@ class _Reader:
         self._path = path
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._expanded = 0
+        self._repeated = ""
         self._plain: dict[str, Any] = {}
         self._resolver = yaml.SafeLoader("")
 
@@ -158,7 +160,9 @@ class _Reader:
     def _items(self) -> Iterator[tuple[int, object]]:
         while not isinstance(event := self._next(), SequenceEndEvent):
             line = event.start_mark.line + 1
-            yield line, self._value(event)
+            self._repeated = ""
+            value = self._value(event)
+            yield line, Broken("repeated_key", f"the key {self._repeated} stands twice") if self._repeated else value
 
     def _value(self, event: Any) -> Any:
         """The value that begins with an event."""
@@ -191,6 +195,8 @@ class _Reader:
                 merged += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
                 continue
             try:
+                if key in result:
+                    self._repeated = repr(key)[:40]
                 result[key] = value
             except TypeError:
                 raise self.refuse("a key must be a single value", event.start_mark) from None
@@ -231,7 +237,7 @@ class _Reader:
         try:
             return _CONSTRUCT[tag](self._resolver, yaml.ScalarNode(tag, text))
         except (ValueError, KeyError, IndexError):
-            raise self.refuse(f"{text!r} is no {tag.removeprefix(_TAG)}", event.start_mark) from None
+            raise self.refuse(f"{text[:40]!r} is no {tag.removeprefix(_TAG)}", event.start_mark) from None
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
