@@ -1,5 +1,6 @@
 """`train base`, `finetune`, `start` and `resume`: one training loop, four ways to ask for it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output, duration, number
 from secauditai.config.files import NamedConfigs, check_name, resolve_config
+from secauditai.config.leaves import leaves
 from secauditai.errors import ConfigError
 from secauditai.runs import RunInfo, list_runs
 
@@ -112,24 +114,38 @@ def _last_start(workspace: Path) -> RunInfo:
 @click.option(
     "--checkpoint", default="latest", show_default=True, help="latest, best, a step, checkpoint_1000.pt, or a path."
 )
+@setting_options(*(leaf for leaf in leaves() if leaf != "model"))
 @dry_run_option
 @address_option
 @workspace_option
 @json_option
-def resume(name: str, checkpoint: str, dry_run: bool, address: str | None, workspace: Path, as_json: bool) -> None:
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    /,
+    name: str,
+    checkpoint: str,
+    dry_run: bool,
+    address: str | None,
+    workspace: Path,
+    as_json: bool,
+) -> None:
     """Go on with an interrupted run, or branch from an older checkpoint.
 
-    The latest checkpoint continues the same run; an older one starts a new run that names its parent.
+    The latest checkpoint continues the same run; an older one starts a new run that names its parent. Settings that
+    say where and how the run executes may change; those that would change the training are refused.
 
     \b
     Example:
       secauditai train resume --model custom_model --checkpoint checkpoint_1000.pt
     """
     from secauditai.pipeline import go_on
-    from secauditai.training.resume import describe, resolve_resume
+    from secauditai.training.resume import describe, resolve_resume, summarise
 
     out = Output(as_json=as_json)
-    found = resolve_resume(workspace, check_name(name, "model"), checkpoint)
+    found = resolve_resume(workspace, check_name(name, "model"), checkpoint, given_settings(ctx))
+    for damage in found.damaged:
+        out.warn(f"passed over: {damage}")
     if found.complete:
         info = found.run.info
         version = f"{name}/{info.model_version}"
@@ -139,16 +155,19 @@ def resume(name: str, checkpoint: str, dry_run: bool, address: str | None, works
             {"run_id": info.run_id, "run_dir": str(found.run.root), "model": name, "version": info.model_version}
         )
         return
-    out.say(describe(found))
+    summary = summarise(found)
+    out.say("\n".join([describe(found), *summary.lines()]))
     if dry_run:
         info = found.run.info
-        left = (info.total_steps or 0) - found.checkpoint.step
+        left = (info.total_steps or 0) - found.step
         out.say(f"  {left} steps are left on {info.dataset}. Nothing was written: this was a dry run.")
-        out.document({"run_id": info.run_id, "branches": found.branches, "step": found.checkpoint.step, "left": left})
+        document = {"run_id": info.run_id, "branches": found.branches, "step": found.step, "left": left}
+        out.document(document | {"resumed": asdict(summary)})
         return
     with out.progress() as progress:
-        outcome = go_on(found.begin(workspace), workspace, address=address, progress=progress, notify=out.say)
-    _report(outcome, out)
+        run = found.begin(workspace, progress)
+        outcome = go_on(run, workspace, address=address, progress=progress, notify=out.say)
+    _report(outcome, out, resumed=asdict(summary))
 
 
 def _train(
@@ -199,7 +218,7 @@ def _show_plan(plan: Any, out: Output) -> None:
     out.document(document)
 
 
-def _report(outcome: Any, out: Output) -> None:
+def _report(outcome: Any, out: Output, **more: Any) -> None:
     info = outcome.run.info
     rate = f"{outcome.samples_per_second:.1f} samples/s"
     if outcome.version is None:
@@ -212,7 +231,7 @@ def _report(outcome: Any, out: Output) -> None:
         out.say(f"Step {outcome.global_step} in {duration(outcome.seconds)} ({rate}); validation: {shown}")
         out.say(f"Registered {info.name}/{outcome.version} from {outcome.run.root}")
         out.next_step(_next_command(info))
-    out.document(outcome.document())
+    out.document(outcome.document() | more)
 
 
 def _next_command(info: RunInfo) -> str:

@@ -3,16 +3,15 @@
 `plan_training` looks and counts and writes nothing but caches; `open_run_for` makes the run.
 """
 
-import platform
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from secauditai.config.files import write_layer
+from secauditai.config.settings import TrainConfig
 from secauditai.data.dataset import Dataset
 from secauditai.data.plan import steps_per_epoch
 from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
@@ -24,12 +23,11 @@ from secauditai.progress import Progress, silent
 from secauditai.runs import Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
 from secauditai.training.devices import Devices, choose_devices, measure_precision
+from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.request import TrainRequest
 
 SCRATCH_LEARNING_RATE = {"tiny": 1e-3, "small": 5e-4, "base": 1e-4, "large": 1e-4}
 """Measured on the built-in data for tiny, where 2e-3 diverges; the usual falling rule beyond."""
-HASHED_VERSIONS = ("torch", "transformers", "tokenizers", "numpy")
-"""Libraries whose version decides the bits of a result."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +151,7 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
     stores = _token_stores(plan, run.layout.initial, progress)
     recipe = {**_recipe(plan), **initial, **_objective(plan, stores["train"])}
     recipe |= {f"{split}_store": str(store.root) for split, store in stores.items()}
+    recipe["promise"] = record_promise(plan.dataset, run.layout.initial, stores).model_dump()
     write_json(run.layout.recipe, recipe)
     return run
 
@@ -228,7 +227,7 @@ def _token_stores(plan: TrainingPlan, tokenizer_directory: Path, progress: Progr
             table,
             tokenizer,
             directory,
-            augmentation=_augmentation(plan) if split == "train" else None,
+            augmentation=build_augmentation(config) if split == "train" else None,
             use_ray_data=use_ray_data,
             progress=progress,
         )
@@ -236,8 +235,8 @@ def _token_stores(plan: TrainingPlan, tokenizer_directory: Path, progress: Progr
     }
 
 
-def _augmentation(plan: TrainingPlan) -> Augmentation | None:
-    config = plan.request.config
+def build_augmentation(config: TrainConfig) -> Augmentation | None:
+    """The rewrites that the training split is tokenised with, if any."""
     if not config.input.augment:
         return None
     from secauditai.data.augment import build_rewrite
@@ -313,8 +312,3 @@ def _recipe(plan: TrainingPlan) -> dict[str, Any]:
 def default_learning_rate(plan: TrainingPlan) -> float:
     """From scratch 1e-3, less for the larger sizes; 2e-5 for an encoder that has learnt already."""
     return SCRATCH_LEARNING_RATE[plan.model_size] if plan.model.kind == "scratch" else 2e-5
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the bits of a result."""
-    return {"python": platform.python_version()} | {name: version(name) for name in HASHED_VERSIONS}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from secauditai.config.settings import OptimizationSettings
 from secauditai.data.windows import Windowing
 from secauditai.errors import RunError
+from secauditai.training.promise import Promise
 
 
 class Recipe(BaseModel):
@@ -70,6 +71,8 @@ class Recipe(BaseModel):
     """Without credentials; each process adds its own."""
     mlflow_run_id: str | None
     versions: dict[str, str]
+    promise: Promise
+    """The surroundings it was prepared in."""
 
     @property
     def windowing(self) -> Windowing:

@@ -1,21 +1,30 @@
 """Which run a `resume` goes on with: the same one from its latest checkpoint, or a branch from an older one."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from secauditai.errors import RunError
+from secauditai.config.files import read_layer, resolve_config, write_layer
+from secauditai.config.settings import TrainConfig
+from secauditai.data.dataset import Dataset
+from secauditai.data.tokens import build_token_store, open_token_store
+from secauditai.errors import DataError, RunError
 from secauditai.files import write_json
-from secauditai.runs import FINISHED, Run, create_run, newest_run
+from secauditai.progress import Progress, silent
+from secauditai.runs import FINISHED, Run, create_run, list_runs, newest_run, open_run, read_metrics
+from secauditai.training.changes import Changes, change_settings
 from secauditai.training.checkpoint import (
     CheckpointLayout,
     check_checkpoint,
-    list_checkpoints,
+    newest_checkpoint,
     read_state,
     resolve_checkpoint,
 )
-from secauditai.training.preparation import HASHED_VERSIONS, installed_versions
-from secauditai.training.recipe import read_recipe
+from secauditai.training.preparation import build_augmentation
+from secauditai.training.promise import check_promise, open_same_dataset, token_digest
+from secauditai.training.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -23,45 +32,171 @@ class Resumption:
     """The run to go on with and how it came about."""
 
     run: Run
-    """The model's newest run."""
-    checkpoint: CheckpointLayout
+    """The model's newest run, or the one that a path names."""
+    checkpoint: CheckpointLayout | None
+    """Where it goes on; None when it was interrupted before its first checkpoint."""
     branches: bool
     """Whether the checkpoint is not the run's latest, so that a new run begins there."""
+    damaged: tuple[str, ...] = ()
+    """What is wrong with the newer checkpoints that were passed over."""
+    changes: Changes | None = None
+    """Settings for the rest of the run; None when nothing is left to do."""
+    dataset: Dataset | None = None
+    """The run's data, compared with what it was; None when nothing is left to do."""
+    noted: tuple[str, ...] = ()
+    """What changed around the run without weight for the result."""
 
     @property
     def complete(self) -> bool:
         """Nothing is left to do: it is trained to the end and registered."""
-        info = self.run.info
-        return not self.branches and info.status == FINISHED and info.model_version is not None
+        return _complete(self.run, branches=self.branches)
 
-    def begin(self, workspace: Path) -> Run:
-        """The run to go on with: the run itself, or a new branch of it."""
-        return branch(workspace, self.run, self.checkpoint) if self.branches else self.run
+    @property
+    def step(self) -> int:
+        """The global step it goes on from."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+    def begin(self, workspace: Path, progress: Progress = silent) -> Run:
+        """The run to go on with, the run itself or a new branch of it, with its settings and token stores in place.
+
+        Raises:
+            RunError: when the data no longer yields the same tokens.
+        """
+        assert self.changes is not None
+        assert self.dataset is not None
+        config, recipe = self.changes.config, self.changes.recipe
+        restore_stores(recipe, self.dataset, config, progress)
+        if self.branches and self.checkpoint:
+            return branch(workspace, self.run, self.checkpoint, self.changes)
+        write_layer(self.run.layout.config, config.flat())
+        write_json(self.run.layout.recipe, recipe.model_dump())
+        return self.run
 
 
-def resolve_resume(workspace: Path, name: str, checkpoint: str) -> Resumption:
-    """Find the model's newest run and the checkpoint to go on from; nothing is written yet.
+def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[str, Any] | None = None) -> Resumption:
+    """Find the run and the checkpoint to go on from; nothing is written yet.
 
     Args:
         workspace: the workspace directory.
         name: the model's name.
         checkpoint: `latest`, `best`, a step, `checkpoint_1000.pt` or a path.
+        flags: settings that the command line names.
 
     Raises:
-        RunError: when there is no such run or checkpoint, it is damaged, or other library versions made it.
+        RunError: when there is no such run or checkpoint, it is damaged, or what decides the result has changed.
     """
-    run = newest_run(workspace, name)
-    found = resolve_checkpoint(run.layout.checkpoints, checkpoint)
+    run = _begun_run(workspace, name, checkpoint)
+    if checkpoint == "latest" and _complete(run, branches=False):
+        return Resumption(run, None, branches=False)
+    damaged: list[str] = []
+    latest = newest_checkpoint(run.layout.checkpoints, damaged.append)
+    found = latest
     if checkpoint != "latest":
-        check_checkpoint(found)
-    check_versions(run)
-    latest = list_checkpoints(run.layout.checkpoints)[-1]
-    return Resumption(run, found, branches=found.root != latest.root)
+        found = resolve_checkpoint(run.layout.checkpoints, checkpoint, lambda _text: None)
+    branches = found is not None and latest is not None and found.root != latest.root
+    if _complete(run, branches=branches):
+        return Resumption(run, found, branches, tuple(damaged))
+    recipe = read_recipe(run.layout.recipe)
+    noted = check_versions(run)
+    dataset = open_same_dataset(Path(run.info.dataset or ""), recipe.promise)
+    changes = change_settings(resolve_config(read_layer(run.layout.config)), recipe, flags or {})
+    _check_device(changes.recipe, run)
+    return Resumption(run, found, branches, tuple(damaged), changes, dataset, tuple(noted))
 
 
-def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
-    """A new run that begins where the parent stood at a checkpoint, with its history and its best weights so far."""
-    info = parent.info
+def check_versions(run: Run) -> list[str]:
+    """Refuse to go on where the code is not what the run began with; tell what else changed around it.
+
+    Raises:
+        RunError: naming what has changed.
+    """
+    recipe = read_recipe(run.layout.recipe)
+    return check_promise(recipe.promise, recipe.versions, run.layout.initial)
+
+
+def _complete(run: Run, *, branches: bool) -> bool:
+    return not branches and run.info.status == FINISHED and run.info.model_version is not None
+
+
+def _begun_run(workspace: Path, name: str, checkpoint: str) -> Run:
+    """The run that a checkpoint's path lies in, else the newest one that was prepared to its end.
+
+    Raises:
+        RunError: when there is none, or it is of another model.
+    """
+    path = Path(checkpoint).absolute()
+    if (path / "manifest.json").exists():
+        run = open_run(path.parent.parent)
+        if run.info.name != name:
+            raise RunError(f"this checkpoint belongs to a run of {run.info.name!r}, not of {name!r}", where=str(path))
+        return run
+    newest_run(workspace, name)  # an error when there is none
+    begun = [run for run in list_runs(workspace, name) if run.layout.recipe.exists()]
+    if not begun:
+        raise RunError(
+            f"no run of {name!r} came so far that it could go on; it was interrupted while being prepared",
+            where=str(workspace / "runs" / name),
+            hint="Start it again.",
+        )
+    return begun[-1]
+
+
+def _check_device(recipe: Recipe, run: Run) -> None:
+    import torch
+
+    from secauditai.cluster import in_ray_job
+
+    if recipe.device == "cuda" and recipe.world_size == 1 and not in_ray_job() and not torch.cuda.is_available():
+        raise RunError(
+            "this run trains on a CUDA device, and there is none here",
+            where=str(run.root),
+            hint="--gpu 0 goes on with the CPU when there is no such device, but not bit for bit.",
+        )
+
+
+def restore_stores(recipe: Recipe, dataset: Dataset, config: TrainConfig, progress: Progress = silent) -> None:
+    """Build the run's token stores again from the same data where the cache has lost or damaged them.
+
+    Raises:
+        RunError: when the data no longer yields the same tokens.
+    """
+    from secauditai.models.tokenizer import load_tokenizer
+
+    for split, root in (("train", Path(recipe.train_store)), ("val", Path(recipe.val_store))):
+        digest = recipe.promise.tokens[split]
+        if _is_intact(root, digest):
+            continue
+        shutil.rmtree(root, ignore_errors=True)
+        built = build_token_store(
+            dataset.table(split),
+            load_tokenizer(Path(recipe.initial)),
+            root.parent,
+            augmentation=build_augmentation(config) if split == "train" else None,
+            progress=progress,
+        )
+        if built.root != root or token_digest(built) != digest:
+            raise RunError(f"the {split} split no longer yields the tokens the run began with", where=str(root))
+
+
+def _is_intact(root: Path, digest: str) -> bool:
+    try:
+        return token_digest(open_token_store(root)) == digest
+    except DataError:
+        return False
+
+
+def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout, changes: Changes) -> Run:
+    """A new run that begins where the parent stood at a checkpoint, with its history and its best weights so far.
+
+    Raises:
+        RunError: when the best checkpoint until then is missing or damaged.
+    """
+    info, state = parent.info, read_state(checkpoint)
+    copied = {checkpoint.root}
+    if state.best_step is not None:
+        copied.add(parent.layout.checkpoints / f"checkpoint_{state.best_step}")
+    for root in copied:
+        check_checkpoint(CheckpointLayout(root))
     kept = ("config_name", "total_steps", "steps_per_epoch", "dataset", "dataset_hash")
     run = create_run(
         workspace,
@@ -72,45 +207,64 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout) -> Run:
         **{key: value for key, value in asdict(info).items() if key in kept},
     )
     shutil.copytree(parent.layout.initial, run.layout.initial)
-    shutil.copyfile(parent.layout.config, run.layout.config)
     if parent.layout.memory.exists():
         shutil.copyfile(parent.layout.memory, run.layout.memory)
-    recipe = read_recipe(parent.layout.recipe)
-    write_json(run.layout.recipe, recipe.model_copy(update={"initial": str(run.layout.initial)}).model_dump())
-    history = parent.layout.metrics.read_bytes()[: read_state(checkpoint).metrics_bytes]
-    run.layout.metrics.write_bytes(history)
-    best = read_state(checkpoint).best_step
-    for kept_step in {checkpoint.step, best} - {None}:
-        name = f"checkpoint_{kept_step}"
-        source = checkpoint.root if kept_step == checkpoint.step else parent.layout.checkpoints / name
-        if source.exists():
-            shutil.copytree(source, run.layout.checkpoints / name)
+    write_layer(run.layout.config, changes.config.flat())
+    run.layout.metrics.write_bytes(parent.layout.metrics.read_bytes()[: state.metrics_bytes])
+    for root in copied:
+        shutil.copytree(root, run.layout.checkpoints / root.name)
+    own = {"initial": str(run.layout.initial), "mlflow_run_id": None, "tracking_uri": None}
+    # Last: without a recipe there is no run to go on with.
+    write_json(run.layout.recipe, changes.recipe.model_copy(update=own).model_dump())
     return run
 
 
-def check_versions(run: Run) -> None:
-    """Refuse to go on with other libraries than the run began with: the result would not be the same run's.
+@dataclass(frozen=True)
+class ResumeSummary:
+    """Where a run stands when it goes on."""
 
-    Raises:
-        RunError: naming what has changed.
-    """
-    recorded = read_recipe(run.layout.recipe).versions
-    now = installed_versions()
-    changed = [
-        f"{name} {recorded.get(name)} → {now[name]}" for name in HASHED_VERSIONS if recorded.get(name) != now[name]
-    ]
-    if changed:
-        raise RunError(
-            f"this run began with other library versions: {', '.join(changed)}",
-            where=str(run.root),
-            hint="Install those versions again, or start a new run.",
-        )
+    step: int
+    total_steps: int
+    epoch: float
+    samples_seen: int
+    samples_per_second: float | None
+    """Mean so far; None when nothing was logged yet."""
+    damaged_checkpoints: int
+    changes: list[str]
+
+    def lines(self) -> list[str]:
+        """In words."""
+        rate = f", {self.samples_per_second:.1f} samples/s so far" if self.samples_per_second else ""
+        return [
+            f"  step {self.step} of {self.total_steps}, epoch {self.epoch:.2f}, {self.samples_seen} samples seen{rate}",
+            *(f"  {change}" for change in self.changes),
+        ]
+
+
+def summarise(resumption: Resumption) -> ResumeSummary:
+    """What a user should know about where training goes on."""
+    assert resumption.changes is not None
+    assert resumption.dataset is not None
+    recipe, step = resumption.changes.recipe, resumption.step
+    records = [r for r in read_metrics(resumption.run.layout.metrics) if r["kind"] == "train" and r["step"] <= step]
+    rates = [r["samples_per_second"] for r in records if "samples_per_second" in r]
+    per_epoch = int(resumption.dataset.manifest["splits"]["counts"]["train"])
+    epochs, rest = divmod(step, recipe.steps_per_epoch)
+    changes = [*resumption.changes.notes, *resumption.noted]
+    return ResumeSummary(
+        step=step,
+        total_steps=recipe.total_steps,
+        epoch=step / recipe.steps_per_epoch,
+        samples_seen=epochs * per_epoch + rest * recipe.optimization.batch_size,
+        samples_per_second=sum(rates) / len(rates) if rates else None,
+        damaged_checkpoints=len(resumption.damaged),
+        changes=changes,
+    )
 
 
 def describe(resumption: Resumption) -> str:
-    """What a user should know about where training goes on."""
-    info, step = resumption.run.info, resumption.checkpoint.step
-    left = f"step {step} of {info.total_steps}"
+    """Which run goes on, and how."""
+    info, left = resumption.run.info, f"step {resumption.step} of {resumption.run.info.total_steps}"
     if resumption.branches:
         return f"Branching from run {info.run_id} at {left}, as a new run"
     return f"Continuing run {info.run_id} at {left}"

@@ -1,45 +1,37 @@
-"""Kills at random steps; 4 in the ordinary test run, 20 in `make soak`."""
+"""SIGKILL of a real process at random times; 4 in the ordinary test run, 20 in `make soak`."""
 
 import os
 import random
+import signal
+import time
 from pathlib import Path
 
-import pytest
-from training_runs import history, new_run, weights, write_dataset
+from killed import start_training
+from training_runs import copy_run, history, new_run, weights, write_dataset
 
-from secauditai.training.launch import launch
-from secauditai.training.loop import train_rank
-from secauditai.training.step import Stepper
+from secauditai.training.launch import training_finished
 
 KILLS = 20 if os.environ.get("SOAK") else 4
 
 
-class Killed(BaseException):
-    """Stands for a process that dies on the spot."""
-
-
-def test_random_kills_cost_not_a_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_kills_cost_not_a_bit(tmp_path: Path) -> None:
     data = write_dataset(tmp_path)
-    calm, rough = new_run(data, tmp_path / "a", max_steps=40), new_run(data, tmp_path / "b", max_steps=40)
-    launch(calm)
+    prepared = new_run(data, tmp_path / "w", max_steps=40, eval_interval=7, keep_checkpoints=3, micro_batch_tokens=256)
+    calm = copy_run(prepared, tmp_path / "calm")
+    started = time.monotonic()
+    start_training(calm).join()
+    undisturbed_seconds = time.monotonic() - started
     source = random.Random(os.environ.get("SOAK_SEED", "1"))
-    doomed = {"step": 0}
-    real = Stepper.run
-
-    def run(self: Stepper, plan: object, step: int, *, stop: bool) -> object:
-        result = real(self, plan, step, stop=stop)  # type: ignore[arg-type]
-        if step >= doomed["step"] > 0:
-            doomed["step"] = 0
-            raise Killed
-        return result
-
-    monkeypatch.setattr(Stepper, "run", run)
-    for _ in range(KILLS):
-        doomed["step"] = source.randint(1, 40)
-        with pytest.raises(Killed):
-            train_rank(rough.root, 0, 1)
-    state = train_rank(rough.root, 0, 1)
-    assert state is not None
-    assert state.finished
-    assert weights(rough) == weights(calm)
-    assert history(rough) == history(calm)
+    kills, run_number = 0, 0
+    while kills < KILLS:
+        rough = copy_run(prepared, tmp_path / f"rough_{run_number}")
+        run_number += 1
+        while not training_finished(rough):
+            process = start_training(rough)
+            if kills < KILLS:
+                process.join(source.uniform(0, undisturbed_seconds))
+                process.kill()
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+        assert weights(rough) == weights(calm)
+        assert history(rough) == history(calm)

@@ -1,0 +1,78 @@
+"""Which settings a `resume` may change: those that say where and how a run executes, never what it learns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secauditai.config.files import resolve_config
+from secauditai.config.leaves import leaves
+from secauditai.config.settings import TrainConfig
+from secauditai.errors import RunError
+from secauditai.training.devices import choose_devices
+from secauditai.training.recipe import Recipe
+
+DECISIVE = ("seed", "precision")
+"""Execution settings that decide what is learnt."""
+DEVICES = ("num_workers", "gpu", "threads")
+PROMISED = ("device", "world_size", "threads", "micro_batch_tokens", "gradient_checkpointing", "log_interval")
+"""Fields of a recipe on which bit-identity of weights and history rests."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A run's settings and recipe with what a command line changes, and what a user should know about it."""
+
+    config: TrainConfig
+    recipe: Recipe
+    notes: list[str]
+
+
+def change_settings(config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any]) -> Changes:
+    """Apply the flags of a `resume`.
+
+    Raises:
+        RunError: when one would change the training, with both values.
+    """
+    before = config.flat()
+    given = {name: value for name, value in flags.items() if value != before[name]}
+    refused = [
+        f"{leaves()[name].flag} {_shown(before[name], recipe, name)} → {value}"
+        for name, value in given.items()
+        if leaves()[name].section != "execution" or name in DECISIVE
+    ]
+    if refused:
+        raise RunError(
+            f"a run goes on with the training it began, so this cannot change: {', '.join(refused)}",
+            hint="Leave it out, or start a new run.",
+        )
+    changed = resolve_config(before, given)
+    execution = changed.execution
+    update: dict[str, Any] = {
+        name: getattr(execution, name) for name in given if name in Recipe.model_fields and name not in DEVICES
+    }
+    if "log_interval" in given:
+        update["log_interval"] = execution.log_interval or max(1, recipe.total_steps // 1000)
+    notes: list[str] = []
+    if any(name in given for name in DEVICES):
+        devices = choose_devices(execution)
+        update |= {name: value for name, value in vars(devices).items() if name in Recipe.model_fields}
+        notes += [devices.warning] if devices.warning else []
+    after = Recipe.model_validate(recipe.model_dump() | update)
+    broken = [
+        f"{name} {getattr(recipe, name)} → {getattr(after, name)}"
+        for name in PROMISED
+        if getattr(recipe, name) != getattr(after, name)
+    ]
+    if broken:
+        notes.append(f"bit-identical to an undisturbed run is no longer promised: {', '.join(broken)}")
+    notes += [
+        f"{name}: {before[name] or 'default'} → {value or 'default'}"
+        for name, value in given.items()
+        if name not in (*PROMISED, *DEVICES)
+    ]
+    return Changes(changed, after, notes)
+
+
+def _shown(value: Any, recipe: Recipe, name: str) -> Any:
+    """A setting's value, or what its default was resolved to."""
+    return value if value is not None else getattr(recipe, name, None) or "default"
