@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def launch(
     except StoppedBeforeTraining:
         pass
     except SecAuditError as error:
-        run.update(status=FAILED, message=str(error))
+        with suppress(OSError):  # a full disk takes not even this
+            run.update(status=FAILED, message=str(error))
         raise
     except KeyboardInterrupt:
         end_processes([(rank.pid, rank.started) for rank in read_ranks(attempt) if rank.pid != os.getpid()], 5.0)

@@ -252,9 +252,14 @@ class Loop:
     def _resize(self) -> BatchPlan:
         """Go over to the budget in force."""
         self.state.micro_batch_tokens = self._budget()
-        message = f"out of memory: going on with micro_batch_tokens {self.state.micro_batch_tokens}"
+        why = "out of memory" if self.budgets else "as asked"
+        message = f"{why}: going on with micro_batch_tokens {self.state.micro_batch_tokens}"
         logger.warning(message)
-        event = {"event": "out_of_memory", "micro_batch_tokens": self.state.micro_batch_tokens, "message": message}
+        event = {
+            "event": why.replace(" ", "_"),
+            "micro_batch_tokens": self.state.micro_batch_tokens,
+            "message": message,
+        }
         self._record("event", event)
         self.validator.resize(self.state.micro_batch_tokens)
         return self._plan()
