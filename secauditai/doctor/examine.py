@@ -141,14 +141,16 @@ def _ask(
 
 
 def _ask_remotely(order: dict[str, Any], node_ids: list[str]) -> tuple[list[NodeFacts], list[str]]:
-    import ray
+    import ray.exceptions
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     names = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})" for node in ray.nodes()}
-    task = ray.remote(survey).options(num_cpus=0, max_retries=0)
+    task = ray.remote(survey)
     asked = {}
     for node_id in node_ids:
-        there = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
+        there = task.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+        )
         asked[there.remote({**order, "node": names[node_id]})] = names[node_id]
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
     facts, silent = [], [asked[reference] for reference in late]
