@@ -3,8 +3,7 @@
     ray job submit --working-dir . -- python jobs/train.py --config jobs/smoke.yaml
 
 The file holds settings as `secauditai train config` writes them. One that leaves settings open (search spaces) is
-a sweep and goes to `train tune`, any other to `train start`; further options are theirs. Inside a Ray job the work goes
-to the cluster's workers.
+a sweep and goes to `train tune`, any other to `train start`; further options are theirs.
 """
 
 import sys
@@ -12,7 +11,6 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from secauditai.cli.app import main
-from secauditai.cluster import in_ray_job
 from secauditai.config.files import read_layer, spaces_of
 from secauditai.errors import ConfigError
 
@@ -21,10 +19,8 @@ def complete(arguments: list[str]) -> list[str]:
     """The command line of `secauditai` that these arguments stand for."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    parser.add_argument("--address")
     known, _ = parser.parse_known_args(arguments)
-    cluster = ["--address", "auto"] if known.address is None and in_ray_job() else []
-    return ["train", "tune" if _is_sweep(known.config) else "start", *arguments, *cluster]
+    return ["train", "tune" if _is_sweep(known.config) else "start", *arguments]
 
 
 def _is_sweep(config: str | None) -> bool:

@@ -31,7 +31,7 @@ def ensure_ray(address: str | None = None) -> Cluster:
     Raises:
         ClusterError: when the address does not answer.
     """
-    _quieten()
+    quieten()
     import ray
 
     started = time.monotonic()
@@ -69,7 +69,7 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep Ray's progress bars, usage notes and telemetry off the terminal; must run before Ray is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

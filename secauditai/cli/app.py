@@ -63,8 +63,7 @@ RUNS_COMMANDS = {
     "prune": "secauditai.cli.runs:prune",
 }
 
-
-TOP_COMMANDS = {"doctor": "secauditai.cli.doctor:doctor"}
+TOP_COMMANDS = {"doctor": "secauditai.cli.doctor:doctor", "jobs": "secauditai.cli.jobs:jobs"}
 
 
 @click.group(

@@ -10,6 +10,7 @@ import click
 
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output, duration
+from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.config.settings import CleaningSettings
@@ -26,7 +27,7 @@ CLEANING = (*CleaningSettings.model_fields, "ray_data_min_mb")
 cleaning_options = setting_options(*CLEANING, aliases={"data_format": "--format"})
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @dataset_option
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Directory to write.")
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that is there.")
@@ -84,7 +85,7 @@ def prepare(
     )
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @dataset_option
 @click.option("--train", type=float, default=0.8, show_default=True, help="Share of samples to train on.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")

@@ -7,8 +7,9 @@ import click
 
 from secauditai.cli.app import EXIT_GATE
 from secauditai.cli.lookup import FoundModel, find_model, own_dataset
-from secauditai.cli.options import json_option, workspace_option
+from secauditai.cli.options import address_option, json_option, workspace_option
 from secauditai.cli.output import Output, number
+from secauditai.cli.submit import OneProcessCommand
 from secauditai.errors import ConfigError
 from secauditai.progress import Progress
 
@@ -25,12 +26,13 @@ backend_option = click.option(
 )
 
 
-@click.command()
+@click.command(cls=OneProcessCommand)
 @model_option
 @click.option("--test-data", default=None, help="Data to evaluate on; default the model's own test split.")
 @click.option("--metrics", default=DEFAULT_METRICS, show_default=True, help="Comma-separated metrics.")
 @click.option("--min", "gates", multiple=True, metavar="METRIC=VALUE", help="Exit with 3 when a metric is below.")
 @backend_option
+@address_option
 @workspace_option
 @json_option
 @click.pass_context
@@ -100,9 +102,10 @@ def run_evaluation(
     return evaluate_model(found.bundle, table, names, model=found.label, data=name, backend=backend, progress=progress)
 
 
-@click.command()
+@click.command(cls=OneProcessCommand)
 @model_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HTML file to write.")
+@address_option
 @workspace_option
 @json_option
 def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
@@ -130,7 +133,7 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
     out.document({"path": str(output.absolute()), "evaluation_id": result.document["evaluation_id"]})
 
 
-@click.command()
+@click.command(cls=OneProcessCommand)
 @model_option
 @click.option("--data", required=True, help="Samples to score; labels in it are not looked at.")
 @click.option(
@@ -138,6 +141,7 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
 @backend_option
+@address_option
 @workspace_option
 @json_option
 def predict(spec: str, data: str, output: Path, overwrite: bool, backend: str, workspace: Path, as_json: bool) -> None:

@@ -7,8 +7,9 @@ import click
 
 from secauditai.cli.app import EXIT_GATE
 from secauditai.cli.lookup import find_model
-from secauditai.cli.options import json_option, workspace_option
+from secauditai.cli.options import address_option, json_option, workspace_option
 from secauditai.cli.output import Output
+from secauditai.cli.submit import OneProcessCommand
 
 if TYPE_CHECKING:
     from secauditai.models.bundle import Bundle
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 VERIFIED_SAMPLES = 200
 
 
-@click.command()
+@click.command(cls=OneProcessCommand)
 @click.option("--model", "spec", required=True, help="A path, or a registered name, name/3 or name@alias.")
 @click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="File format.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option("--opset", type=click.IntRange(18, 21), default=18, show_default=True, help="ONNX operator set.")
 @click.option("--overwrite", is_flag=True, help="Replace the output.")
+@address_option
 @workspace_option
 @json_option
 def export(spec: str, kind: str, output: Path, opset: int, overwrite: bool, workspace: Path, as_json: bool) -> None:
@@ -43,10 +45,11 @@ def export(spec: str, kind: str, output: Path, opset: int, overwrite: bool, work
     out.document({"path": str(info.path.absolute()), "sha256": info.sha256, "opset": info.opset})
 
 
-@click.command()
+@click.command(cls=OneProcessCommand)
 @click.option("--model", "path", type=click.Path(path_type=Path), required=True, help="The ONNX file.")
 @click.option("--original", default=None, help="The model it was exported from; default the one whose run id it names.")
 @click.option("--data", default=None, help="Samples to compare on; default the model's own test split.")
+@address_option
 @workspace_option
 @json_option
 @click.pass_context

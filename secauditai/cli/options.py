@@ -1,5 +1,6 @@
 """Options that commands share, and the flags derived from the settings."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,8 +36,17 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, all else on stderr."
 )
 address_option = click.option(
-    "--address", default=None, help="Ray cluster to use, such as `auto` or `ray-head:6379`; default this machine."
+    "--address",
+    default=None,
+    help="Ray cluster to compute on: its Jobs API `http://head:8265`, a name in clusters.yaml, or `auto` and "
+    "`head:6379` to attach to it; default this machine.",
 )
+
+
+def workspace_of(ctx: click.Context) -> Path:
+    """The workspace of a command, whether it has the option or not."""
+    given: Path | None = ctx.params.get("workspace")
+    return given or Path(os.environ.get(WORKSPACE_VARIABLE, DEFAULT_WORKSPACE)).expanduser().absolute()
 
 
 class SettingType(click.ParamType[Any]):

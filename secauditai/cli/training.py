@@ -8,6 +8,7 @@ import click
 
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output, duration, number
+from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import NamedConfigs, check_name, resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.errors import ConfigError
@@ -16,7 +17,7 @@ from secauditai.runs import RunInfo, list_runs
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop before anything is written.")
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @click.option("--name", default=None, help="Name of the registered encoder; default the model's own.")
 @setting_options()
 @dry_run_option
@@ -36,7 +37,7 @@ def base(ctx: click.Context, /, name: str | None, workspace: Path, **options: An
     _train("base", name or default, settings, workspace, **options)
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @click.option("--name", default="trained_model", show_default=True, help="Name the model is registered by.")
 @setting_options()
 @dry_run_option
@@ -54,7 +55,7 @@ def finetune(ctx: click.Context, /, name: str, workspace: Path, **options: Any) 
     _train("finetune", name, given_settings(ctx), workspace, **options)
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @click.option("--config", "config_name", default=None, help="Name of a configuration, or a YAML file.")
 @click.option("--name", default=None, help="Name the model is registered by; default the configuration's.")
 @setting_options()
@@ -109,7 +110,7 @@ def _last_start(workspace: Path) -> RunInfo:
     return started[-1]
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @click.option("--model", "name", required=True, help="Name of the model whose newest run goes on.")
 @click.option(
     "--checkpoint", default="latest", show_default=True, help="latest, best, a step, checkpoint_1000.pt, or a path."

@@ -9,6 +9,7 @@ import click
 
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output, duration, number
+from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import NamedConfigs
 from secauditai.errors import ConfigError
 
@@ -60,7 +61,7 @@ class Choices:
         return ["--" + name.replace("_", "-") for name, value in vars(self).items() if value is not None]
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @click.option("--config", "name", default=None, help="Name of a configuration with search spaces.")
 @click.option(
     "--num-samples", type=click.IntRange(1, 9999), default=None, help="Trials; default 8, or all of the grid."

@@ -11,6 +11,7 @@ from secauditai.cli.app import EXIT_ERROR, EXIT_GATE
 from secauditai.cli.data import cleaning_options, dataset_option
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output
+from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import resolve_config
 from secauditai.config.leaves import did_you_mean
 from secauditai.config.settings import TrainConfig
@@ -34,7 +35,7 @@ def _parse_kinds(_ctx: click.Context, _param: click.Parameter, value: str | None
     return kinds
 
 
-@click.command()
+@click.command(cls=ComputeCommand)
 @dataset_option
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a data quality report, one HTML page."

@@ -45,20 +45,29 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a small YAML file that a user wrote.
+
+    Raises:
+        ConfigError: with file and line when it cannot be read.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from None
+
+
 def read_layer(path: Path) -> Layer:
     """Read the settings of a YAML file, grouped by section or flat.
 
     Raises:
         ConfigError: with file and line for anything that is not a known setting with an acceptable value.
     """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration: {error}", where=str(path)) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from None
+    raw = read_yaml(path)
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):

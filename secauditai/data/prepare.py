@@ -35,11 +35,12 @@ from secauditai.data.near import NearSource
 from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
 from secauditai.data.readers import Source, find_source
 from secauditai.data.refine import CHANGES
-from secauditai.data.remote import SCHEME, is_remote, list_remote
+from secauditai.data.remote import list_remote
 from secauditai.data.replacing import replacing, staging_beside
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
+from secauditai.storage import SCHEME, is_remote
 
 OUTPUT_CHARACTERS = 1 << 25
 """Characters of code per part of the output."""

@@ -5,7 +5,6 @@ Credentials and the endpoint come from the environment (`AWS_PROFILE`, `AWS_ENDP
 
 import fnmatch
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from secauditai.data.readers import READERS
 from secauditai.data.readers.streams import inner_suffix
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
+from secauditai.storage import SCHEME, open_s3
 
-SCHEME = "s3://"
 WILDCARDS = "*?["
 BLOCK = 1 << 24
 
@@ -55,18 +54,13 @@ class RemoteFiles:
         return copies
 
 
-def is_remote(spec: str) -> bool:
-    """Whether some words are an address on an object store."""
-    return spec.startswith(SCHEME)
-
-
 def list_remote(spec: str) -> RemoteFiles:
     """Find the data files of an object, a prefix or a glob.
 
     Raises:
         DataError: when there are none, or the store cannot be reached.
     """
-    from pyarrow.fs import FileSelector, FileType, S3FileSystem
+    from pyarrow.fs import FileSelector, FileType
 
     if "@" in urlsplit(spec).netloc:
         raise DataError(
@@ -76,8 +70,7 @@ def list_remote(spec: str) -> RemoteFiles:
     cut = min((path.index(sign) for sign in WILDCARDS if sign in path), default=len(path))
     root = path if cut == len(path) else path[:cut].rpartition("/")[0]
     with _telling(spec):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        filesystem = S3FileSystem(endpoint_override=endpoint)
+        filesystem = open_s3()
         info = filesystem.get_file_info(root)
         if info.type == FileType.File:
             found = [info]

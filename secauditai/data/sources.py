@@ -14,12 +14,13 @@ from secauditai.data.dataset import Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.parse import BUILT_IN
 from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import READERS, find_source
-from secauditai.data.remote import is_remote, list_remote
+from secauditai.data.remote import list_remote
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.files import describe_file
 from secauditai.progress import Progress, silent
+from secauditai.storage import is_remote
 
 CACHE_VERSION = 2
 
@@ -51,7 +52,7 @@ def open_data(
         DataError: when it is none of these, or cannot be read.
     """
     settings = settings or CleaningSettings()
-    path = _existing(spec)
+    path = existing_path(spec)
     if path is not None and path.parent != path and path.name != "samples" and is_dataset(path.parent):
         return one_split(open_dataset(path.parent, name=spec), path.name)
     if path is not None and is_dataset(path):
@@ -76,7 +77,7 @@ def open_data(
     return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
 
 
-def _existing(spec: str) -> Path | None:
+def existing_path(spec: str) -> Path | None:
     """The path that is meant: as written, or with the one data ending that a file of that name has."""
     path = Path(spec)
     if is_remote(spec):

@@ -1,10 +1,6 @@
 """`s3://` against a server process on loopback, with the real client."""
 
 import json
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,41 +8,23 @@ import boto3
 import pytest
 import yaml
 from conftest import Cli, make_samples
+from s3_server import SECRET, S3Server, s3_server
 
 from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
 from secauditai.data.remote import list_remote
 from secauditai.errors import DataError
 
-SECRET = "not-a-real-secret-7f3a"
-
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+def server() -> Iterator[S3Server]:
+    with s3_server() as found:
+        yield found
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
+def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     client = boto3.client("s3", region_name="us-east-1")
     client.create_bucket(Bucket="code")

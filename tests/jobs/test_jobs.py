@@ -46,12 +46,6 @@ def test_search_spaces_make_it_a_sweep(complete: Any, monkeypatch: pytest.Monkey
     assert complete([]) == ["train", "start"]
 
 
-def test_inside_a_ray_job_the_work_goes_to_the_cluster(complete: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert complete(["--config", "x.yaml"])[-2:] == ["--address", "auto"]
-    assert complete(["--address", "head:6379"])[-2:] == ["--address", "head:6379"]
-
-
 def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("learnig_rate: 1\n")
     command = [sys.executable, JOBS / "train.py", "--config", "broken.yaml"]

@@ -1,0 +1,142 @@
+"""Commands that compute: here, attached to a Ray cluster, or submitted to one as a job, by `--address` alone."""
+
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secauditai.cli.options import workspace_of
+from secauditai.cli.output import Output
+from secauditai.cluster import in_ray_job
+from secauditai.errors import ClusterError, ConfigError
+
+if TYPE_CHECKING:
+    from secauditai.storage import Storage
+    from secauditai.submission.addresses import Target
+    from secauditai.submission.command import RemoteCommand
+    from secauditai.submission.jobs import Job
+
+ARGUMENTS = "secauditai.arguments"
+DETACHED = 130
+
+
+class ComputeCommand(click.Command):
+    """A command with `--address`: a Jobs API, by its URL or its name in `clusters.yaml`, runs it as a job."""
+
+    attaches = True
+    """Whether the command itself can compute on a Ray cluster that it attaches to."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as the user wrote them: a job gets the same ones."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command here, on the cluster whose job this is, or submit it."""
+        address = ctx.params["address"] if self.attaches else ctx.params.pop("address")
+        if address is None:
+            if self.attaches and in_ray_job():
+                ctx.params["address"] = "auto"
+            return super().invoke(ctx)
+        from secauditai.submission.addresses import resolve_target
+
+        workspace = workspace_of(ctx)
+        target = resolve_target(address, workspace)
+        if target.through_jobs:
+            return ctx.exit(submit_command(ctx, target, workspace))
+        if not self.attaches:
+            hint = "Name a Jobs API such as http://head:8265 to run it there as a job, or leave --address out."
+            raise ConfigError(f"{ctx.command_path} computes in one process", where="--address", hint=hint)
+        ctx.params["address"] = target.address
+        return super().invoke(ctx)
+
+
+class OneProcessCommand(ComputeCommand):
+    """A command that computes in one process, here or as a job."""
+
+    attaches = False
+
+
+def submit_command(ctx: click.Context, target: "Target", workspace: Path) -> int:
+    """Stage, submit and follow the command of a context; its exit code."""
+    from secauditai.storage import open_storage
+    from secauditai.submission.command import rewrite, shown
+    from secauditai.submission.jobs import JobsApi
+    from secauditai.submission.request import JobRequest, job_key, own_versions, write_request
+    from secauditai.submission.staging import Stager
+
+    out = Output(as_json=bool(ctx.params.get("as_json")))
+    api = JobsApi(target.address)
+    storage = open_storage(target.workspace)
+    job_id = f"{ctx.command.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    with out.progress() as progress:
+        command = rewrite(ctx, ctx.meta[ARGUMENTS], Stager(storage, workspace, progress), job_key(job_id))
+    takes_workspace = any(param.name == "workspace" for param in ctx.command.params)
+    write_request(
+        storage,
+        job_id,
+        JobRequest(
+            arguments=command.arguments,
+            takes_workspace=takes_workspace,
+            tracking_uri=target.tracking_uri,
+            versions=own_versions(),
+        ),
+    )
+    api.submit(job_id, f"python -m secauditai.cli.entry {target.workspace} {job_id}", shown(command.arguments))
+    out.say(f"Job {job_id} on {target.address}; workspace {target.workspace}")
+    try:
+        job = api.follow(job_id, lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt:
+        return _detach(api, job_id, target, out)
+    return finish(job, storage, command, out)
+
+
+def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output) -> int:
+    """Bring back what a job wrote, print its document, and return its exit code."""
+    from secauditai.submission.request import read_result
+
+    code = job.exit_code if job.exit_code is not None else (0 if job.status == "SUCCEEDED" else 1)
+    if job.status == "STOPPED":
+        out.say(f"Job {job.job_id} was stopped.")
+    elif code and job.exit_code is None:
+        raise ClusterError(f"the job did not run: {job.message or job.status}".splitlines()[0], where=job.job_id)
+    if code == 0:
+        for key, path in command.outputs.items():
+            fetch(storage, key, path)
+            out.say(f"Wrote {path}")
+    result = read_result(storage, job.job_id)
+    if result is not None:
+        out.document({**result, **_local_paths(result, storage, command)})
+    return code
+
+
+def fetch(storage: "Storage", key: str, path: Path) -> None:
+    """Copy a file or a directory from the storage to a local path, replacing it.
+
+    Raises:
+        ClusterError: when there is neither.
+    """
+    if storage.exists(key):
+        storage.download(key, path)
+    elif not storage.download_tree(key, path):
+        raise ClusterError("the job left no such output", where=storage.at(key))
+
+
+def _local_paths(result: dict[str, Any], storage: "Storage", command: "RemoteCommand") -> dict[str, str]:
+    """The paths of outputs as they are here."""
+    here = {storage.at(key): str(path) for key, path in command.outputs.items()}
+    return {name: here[value] for name, value in result.items() if isinstance(value, str) and value in here}
+
+
+def _detach(api: Any, job_id: str, target: "Target", out: Output) -> int:
+    """Ctrl-C: leave the job alone, or stop it when the user says so."""
+    if sys.stdin.isatty() and click.confirm(f"\nStop job {job_id} too?", default=False, err=True):
+        api.stop(job_id)
+        out.say(f"Job {job_id} is asked to stop; a training writes a checkpoint first.")
+        return DETACHED
+    out.say(f"Detached; job {job_id} goes on.")
+    out.next_step(f"secauditai jobs logs {job_id} --follow --address {target.address}")
+    return DETACHED

@@ -1,0 +1,1 @@
+"""Running a command on a Ray cluster through its Jobs API instead of here."""

@@ -1,0 +1,88 @@
+"""The same command line on a cluster of several nodes, through its Jobs API, from another directory."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import make_samples
+from ray_head import Head, ray_head, worker_node
+
+from secauditai.runs import newest_run
+from secauditai.training.checkpoint import list_checkpoints
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+SETTINGS = "--max-length 64 --vocab-size 320 --batch-size 8 --max-steps 6 --num-workers 2 --threads 1 --precision fp32"
+
+Command = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    directory = tmp_path_factory.mktemp("cluster")
+    with ray_head(directory, cpus=0) as found, worker_node(found), worker_node(found):
+        yield found
+
+
+@pytest.fixture
+def run(head: Head, tmp_path: Path) -> Command:
+    """A command of the user's, in a directory that is neither the project's nor the cluster's."""
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+
+    def run(*words: str) -> tuple[int, dict[str, Any], str]:
+        code = "from secauditai.cli.app import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=here,
+            env=head.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else {}, done.stderr
+
+    return run
+
+
+def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "raw.yaml").write_text(yaml.safe_dump({"samples": make_samples(20)}))
+    shared = ["--workspace", str(tmp_path / "shared"), "--json"]
+    there = ["--address", head.jobs_address]
+
+    code, prepared, told = run("train", "prepare", "--dataset", "raw.yaml", "--output", "data", *there, "--json")
+    assert code == 0, told
+    assert prepared["kept"] == 40
+    assert prepared["output"] == str(tmp_path / "elsewhere" / "data")
+    code, split, told = run("train", "split", "--dataset", "data", *there, "--json")
+    assert code == 0, told
+    assert split["train"] + split["val"] + split["test"] == 40
+
+    code, trained, told = run("train", "finetune", "--data", "data", *SETTINGS.split(), *there, *shared)
+    assert code == 0, told
+    assert trained["version"] == 1
+    assert "Staging" in told or "Job finetune-" in told
+    code, evaluated, told = run("train", "evaluate", "--model", "trained_model", *there, *shared)
+    assert code == 0, told
+    assert evaluated["n"] == split["test"]
+    code, _, told = run("train", "evaluate", "--model", "trained_model", "--min", "f1=1.1", *there, *shared)
+    assert code == 3, told
+    code, _, told = run("train", "export", "--model", "trained_model", "--output", "m.onnx", *there, *shared)
+    assert code == 0, told
+    assert (tmp_path / "elsewhere" / "m.onnx").stat().st_size > 10_000
+
+    _, listed, _ = run("jobs", "list", *there, "--json")
+    assert [job["exit_code"] for job in listed["jobs"]] == [0, 0, 0, 0, 3, 0]
+
+    local = tmp_path / "local"
+    code, _, told = run("train", "finetune", "--data", "data", *SETTINGS.split(), "--workspace", str(local), "--json")
+    assert code == 0, told
+    runs = [newest_run(workspace, "trained_model") for workspace in (tmp_path / "shared", local)]
+    newest = [list_checkpoints(run.layout.checkpoints)[-1] for run in runs]
+    assert newest[0].weights.read_bytes() == newest[1].weights.read_bytes()
+    assert len({(run.layout.logs / "rank_1.log").read_text() for run in runs}) == 2

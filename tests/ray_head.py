@@ -1,0 +1,99 @@
+"""A real Ray head node with its dashboard, as a process of its own on this machine."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import requests
+
+PROJECT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    jobs_address: str
+    gcs_address: str
+    environment: dict[str, str]
+    """What commands that talk to it need: its token's home, and this project first."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def ray_head(directory: Path, *, cpus: int = 2, **more: str) -> Iterator[Head]:
+    """Start a head node, wait for its job agent, and end all of its processes afterwards."""
+    home = directory / "home"
+    home.mkdir(exist_ok=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PROJECT), **more}
+    scratch = tempfile.mkdtemp(prefix="ray_head_")  # short: Ray puts sockets below it
+    port, dashboard = free_port(), free_port()
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port", str(port)]
+    for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
+        command += [option, str(free_port())]  # the session's own cluster has the usual ones
+    command += ["--dashboard-port", str(dashboard), "--dashboard-host", "127.0.0.1"]
+    command += ["--temp-dir", scratch, "--num-cpus", str(cpus)]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        _wait_for_jobs(address, environment, home)
+        yield Head(address, f"127.0.0.1:{port}", environment)
+    finally:
+        end(server)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=30)
+    process.wait(timeout=30)
+
+
+def _wait_for_jobs(address: str, environment: dict[str, str], home: Path) -> None:
+    """Until the head lists its jobs: the agent that runs them takes a while to come up."""
+    give_up = time.monotonic() + 120
+    while True:
+        token = home / ".ray" / "auth_token"
+        secret = environment.get("RAY_AUTH_TOKEN") or (token.read_text().strip() if token.exists() else "")
+        with contextlib.suppress(requests.ConnectionError):
+            headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+            if requests.get(f"{address}/api/jobs/", headers=headers, timeout=10).status_code == 200:
+                return
+        assert time.monotonic() < give_up, "the head node does not come up"
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def worker_node(head: Head, *, cpus: int = 1) -> Iterator[int]:
+    """A further node of the same cluster, a raylet of its own; yields its process id."""
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--address", head.gcs_address]
+    for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
+        command += [option, str(free_port())]
+    command += ["--num-cpus", str(cpus)]
+    node = subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield node.pid
+    finally:
+        end(node)
