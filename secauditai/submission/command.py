@@ -46,31 +46,38 @@ def rewrite(ctx: click.Context, arguments: Sequence[str], stager: Stager, job_ke
     """
     given, _rest, order = ctx.command.make_parser(ctx).parse_args(list(arguments))
     options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option)}
-    words, outputs = ctx.command_path.split()[1:], {}
+    words: list[str] = ctx.command_path.split()[1:]
+    outputs: dict[str, Path] = {}
     for param in dict.fromkeys(order):
-        option = options[str(param.name)]
+        option, value = options[str(param.name)], given[str(param.name)]
         flag = max(option.opts, key=len)
-        if flag in DROPPED:
-            continue
-        value = given[str(param.name)]
         for item in value if isinstance(value, list) else [value]:
-            if not isinstance(item, str | bool):  # an option that was given without its optional value
-                words.append(flag)
-            elif option.is_flag:
+            if flag in DROPPED:
+                continue
+            if option.is_flag:
                 words.append(flag if item else max(option.secondary_opts, key=len))
-            elif flag in OUTPUT and not is_remote(item):
-                target = _check_output(Path(item), overwrite=bool(given.get("overwrite")))
-                key = f"{job_key}/output/{target.name}"
-                outputs[key] = target
-                words += [flag, stager.storage.at(key)]
-            elif flag in DATA and ctx.command.name in CHANGES_ITS_DATA and not is_remote(item):
+            elif not isinstance(item, str):  # an option that was given without its optional value
+                words.append(flag)
+            elif is_remote(item):
+                words += [flag, item]
+            elif flag in OUTPUT or (flag in DATA and ctx.command.name in CHANGES_ITS_DATA):
                 key = f"{job_key}/output/{Path(item).name}"
-                stager.storage.upload_tree(Path(item), key)
-                outputs[key] = Path(item).absolute()
+                outputs[key] = _output(flag, Path(item).absolute(), key, stager, overwrite=bool(given.get("overwrite")))
                 words += [flag, stager.storage.at(key)]
             else:
-                words += [flag, _staged(flag, str(item), stager)]
+                words += [flag, _staged(flag, item, stager)]
     return RemoteCommand(words, outputs)
+
+
+def _output(flag: str, path: Path, key: str, stager: Stager, *, overwrite: bool) -> Path:
+    """Make a place for what the command writes; a dataset that it changes goes there first."""
+    if flag in DATA:
+        stager.storage.upload_tree(path, key)
+        return path
+    occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if occupied and not overwrite:
+        raise ConfigError(f"{path} exists already", hint="Choose another output, or use --overwrite.")
+    return path
 
 
 def _staged(flag: str, value: str, stager: Stager) -> str:
@@ -86,13 +93,6 @@ def _staged(flag: str, value: str, stager: Stager) -> str:
     if flag in FILES and Path(value).exists():
         return stager.stage(Path(value))
     return value
-
-
-def _check_output(path: Path, *, overwrite: bool) -> Path:
-    occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if occupied and not overwrite:
-        raise ConfigError(f"{path} exists already", hint="Choose another output, or use --overwrite.")
-    return path.absolute()
 
 
 def shown(arguments: Sequence[Any]) -> str:
