@@ -191,6 +191,9 @@ def understand(error: Exception, attempt: AttemptLayout) -> Loss:
         return hang
     if isinstance(error, ray.train.PreemptionError):
         return Loss(Kind.PREEMPTED, first_line(error))
+    if RAY_MEMORY_KILL in str(error) and not isinstance(error, ray.train.WorkerGroupError):
+        # Ray kills what began last, which may be the controller; the memory is still the ranks'.
+        return Loss(Kind.OUT_OF_MEMORY, f"Ray Train's controller: {reason_of(error)}")
     if isinstance(error, ray.exceptions.RayError):
         return Loss(Kind.CONTROLLER, f"Ray Train's controller died ({reason_of(error)})")
     if isinstance(error, ray.train.ControllerError):
