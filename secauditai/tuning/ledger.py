@@ -137,7 +137,7 @@ class Ledger:
     version: int | None = None
     """Registered version of the best model."""
     published: str | None = None
-    """Run directory of that version."""
+    """`<run directory>@<global step>` that version was made from."""
     trials: list[Trial] = field(default_factory=list)
 
     @property

@@ -296,17 +296,17 @@ def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: 
     if best is None or best.run_dir is None:
         raise _nothing_found(ledger, stopped_for)
     run = open_run(Path(best.run_dir))
-    if ledger.published != best.run_dir:
+    trained = next(known for known in best.seeds if known.run_dir == best.run_dir)
+    if ledger.published != f"{trained.run_dir}@{trained.step}":  # a trial that went on may have become better
         published = publish(run, workspace, register_model=False, progress=progress)
         lineage = {"sweep_id": ledger.sweep_id, "trial_id": best.trial_id, "trials": str(len(ledger.trials))}
         version = register(run, workspace, tags=lineage)
         run.update(model_version=version, summary={"metrics": published.metrics})
         best_config = f"{ledger.name}-best"
         layer = parse_layer(ledger.layer, where=str(ledger.path))
-        seed = next(run.seed for run in best.seeds if run.run_dir == best.run_dir)
-        chosen = {**layer, **best.settings, "seed": seed, "selection_metric": ledger.metric}
+        chosen = {**layer, **best.settings, "seed": trained.seed, "selection_metric": ledger.metric}
         NamedConfigs(workspace).create(best_config, chosen, overwrite=True)
-        ledger.update(version=version, best_config=best_config, published=best.run_dir)
+        ledger.update(version=version, best_config=best_config, published=f"{trained.run_dir}@{trained.step}")
     progress("Writing the summary", 0, None)
     write_summary(ledger)
     if ledger.mlflow_run_id is not None:
