@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+# Ray lowers the priority of its workers by 15; both sides are measured at the same one, whatever else the machine does.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 from secauditai.config.files import parse_layer, resolve_config
 from secauditai.training.launch import launch
 from secauditai.training.preparation import plan_training, prepare_run

@@ -257,6 +257,7 @@ def _run_trials(plan: SweepPlan, queue: TrialQueue, workspace: Path) -> None:
             parent=ledger.mlflow_run_id,
         )
 
+    queue.check_time()
     if not queue.exhausted:
         from secauditai.tuning.ray_tune import run_trials
 

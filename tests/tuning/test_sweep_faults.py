@@ -181,7 +181,10 @@ def assert_nothing_is_left() -> None:
     from ray.util import placement_group_table
 
     def clean() -> bool:
-        names = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        names = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                names.append(" ".join(process.cmdline()))
         at_work = [name for name in names if "TrialActor" in name or "ResourceTrainable" in name or "RayTrain" in name]
         groups = {group["state"] for group in placement_group_table().values()} - {"REMOVED"}
         free = ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
