@@ -1,4 +1,4 @@
-"""The long checks: many kills at random steps, many broken inputs. The outcome goes to `results/soak.txt`."""
+"""The long checks: many kills at random times, many broken inputs. The outcome goes to `results/soak.txt`."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CHECKS = {
-    "20 kills at random steps, each resumed bit for bit": ["tests/soak/test_kills.py"],
+    "20 SIGKILLs of a real process at random times, each resumed bit for bit": ["tests/soak/test_kills.py"],
     "20 kills of whole Ray worker groups, each resumed bit for bit": ["tests/soak/test_group_kills.py"],
     "20 sweeps in a row leave nothing": ["tests/tuning/test_sweep_faults.py", "-k", "in_a_row"],
     "10,000 broken inputs per reader, large YAML cut or whole": [
