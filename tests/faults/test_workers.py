@@ -42,7 +42,7 @@ def die_while_writing(config: dict[str, str]) -> None:
     import ray.train
 
     from secauditai.training import checkpoint
-    from secauditai.training.checkpoint import CheckpointLayout
+    from secauditai.training.checkpoint import list_checkpoints
 
     root = Path(config["run_root"])
     if ray.train.get_context().get_world_rank() != 0 or (root / "died").exists():
@@ -51,9 +51,9 @@ def die_while_writing(config: dict[str, str]) -> None:
 
     def write_json(path: Path, document: dict[str, int]) -> None:
         if path.name == "manifest.json" and document["global_step"] == 60:
-            (root / "died").touch()
-            weights = CheckpointLayout(root / "checkpoints" / "checkpoint_50").weights
-            os.truncate(weights, 1000)
+            before, newest = list_checkpoints(root / "checkpoints")[-2:]
+            (root / "died").write_text(f"{before.step} {newest.step}")
+            os.truncate(newest.weights, 1000)
             os.kill(os.getpid(), signal.SIGKILL)
         real(path, document)
 
@@ -117,8 +117,9 @@ def test_a_run_survives_everything_and_loses_not_a_bit(
     assert "rank 1 (pid " in killed
     assert "restart 1 of 6 from step 1" in killed
     assert "rank 0 (pid " in deleted
-    assert "from step 40" in writing
-    assert any("checkpoint_50: damaged checkpoint" in text for text in said)
+    before, newest = (run.root / "died").read_text().split()
+    assert f"from step {before}" in writing
+    assert any(f"checkpoint_{newest}: damaged checkpoint" in text for text in said)
     assert "rank 1 (pid " in blocked
     assert "in step 75, at " in blocked
     assert "test_workers.py" in blocked
