@@ -18,6 +18,7 @@ import ray.train
 import ray.util
 from ray import PlacementGroupID
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -52,6 +53,8 @@ RAY_MEMORY_KILL = "running low on memory"
 """What Ray says of a worker that its memory monitor has killed."""
 GROUP_STARTS = 5
 """Times a group gets a minute to find its resources before the run gives up."""
+GOODBYE = 5
+"""Seconds in which workers may close their process group; Ray waits 30, for dead and hung ones too."""
 DEATH_PATIENCE = 15.0
 """Seconds in which killed processes must be gone."""
 
@@ -77,6 +80,7 @@ class GroupBackend(TorchConfig().backend_cls):  # type: ignore[misc]
 
     def on_start(self, worker_group: Any, backend_config: GroupConfig) -> None:
         """Called in the controller as soon as the workers are there."""
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(GOODBYE))
         worker_group.execute(prepare_worker, backend_config.threads)
         super().on_start(worker_group, backend_config)
 
