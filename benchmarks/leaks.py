@@ -32,6 +32,7 @@ def run(*arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, object]:
 def main() -> None:
     """Measure and print."""
     files = [Path(name).absolute() for name in sys.argv[1:]]
+    print(f"# python benchmarks/leaks.py {' '.join(path.name for path in files)}")
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         (work / "in").mkdir()
@@ -40,7 +41,8 @@ def main() -> None:
         output = str(work / "out")
         done = run("prepare", "--dataset", str(work / "in"), "--output", output)
         total = sum(int(str(done[key])) for key in ("kept", "rejected", "duplicates"))
-        print(f"read {done['read']} = {total} kept, rejected and merged: {done}")
+        shown = {key: done[key] for key in ("kept", "rejected", "duplicates", "content_hash")}
+        print(f"read {done['read']} = {total} kept, rejected and merged: {shown}")
         split = run("split", "--dataset", output)
         dataset = open_dataset(work / "out")
         print(f"split: {split}; leaking pairs by brute force: {len(leaks(dataset, 0.8))}")

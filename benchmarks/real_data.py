@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -21,17 +22,26 @@ from secauditai.data.readers import read_file
 COMMAND = [sys.executable, "-c", "from secauditai.cli.app import main; main()", "train"]
 
 
+def run(command: list[str]) -> dict[str, Any]:
+    """The JSON document of a command; what it said when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def train_and_evaluate(data: Path, name: str, work: Path, epochs: int) -> dict[str, float]:
     """Held-out numbers of one training."""
     place = ["--workspace", str(work), "--json"]
     train = [*COMMAND, "finetune", "--data", str(data), "--name", name, "--epochs", str(epochs), *place]
-    trained = json.loads(subprocess.run(train, capture_output=True, text=True, check=True).stdout)
+    trained = run(train)
     root = Path(json.loads((Path(trained["run_dir"]) / "run.json").read_text())["dataset"])
     groups = [
         set(pq.read_table(root / split, columns=["cluster"])["cluster"].to_pylist()) for split in ("train", "test")
     ]
     measure = [*COMMAND, "evaluate", "--model", name, *place]
-    found = json.loads(subprocess.run(measure, capture_output=True, text=True, check=True).stdout)
+    found = run(measure)
     low, high = found["intervals"]["roc_auc"]
     return {
         "test_samples": found["n"],
@@ -59,6 +69,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
+    print(f"# python benchmarks/real_data.py {' '.join(path.name for path in options.files)} --epochs {options.epochs}")
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         shuffled = work / "shuffled.json"

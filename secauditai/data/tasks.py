@@ -1,6 +1,7 @@
 """One function over many items: here, one after another, or as Ray Data tasks; results come in order either way."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ class Runner:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):  # its words are in Ray's log files as well
+                handler.setLevel(logging.ERROR)
         return time.monotonic() - started
 
     def map(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[bytes]:
