@@ -37,6 +37,12 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     assert (trained["model"], trained["version"], trained["global_step"]) == ("trained_model", 1, 72)
     assert trained["metrics"]["roc_auc"] > 0.9
 
+    for name in ("checkpoint_999.pt", "999", "nowhere/checkpoint_1.pt", "newest"):
+        lost = cli("train", "resume", "--model", "trained_model", "--checkpoint", name)
+        assert lost.code == 1, name
+        assert "there is no checkpoint" in lost.err
+        assert len([line for line in lost.err.splitlines() if line.startswith("Error: ")]) == 1, lost.err
+        assert "Traceback" not in lost.err
     state = json.loads(cli("train", "monitor", "--model", "trained_model", "--json").out)
     assert (state["status"], state["step"], state["version"]) == ("finished", 72, 1)
 
