@@ -57,6 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         workspace = Path(directory).absolute()
         result = sweep(workspace, arguments.data, arguments.trials, arguments.epochs)
+        print(f"sweep: {result.seconds:.1f} s; now the same runs in a row", flush=True)
         row = in_a_row(workspace, result.ledger)
     trials = result.ledger.trials
     training, steps = sum(trial.seconds for trial in trials), sum(trial.step for trial in trials)

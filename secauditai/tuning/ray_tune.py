@@ -10,10 +10,11 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray.exceptions
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 
 from secauditai.tuning.ledger import Trial
@@ -89,15 +90,27 @@ class _Reports(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Tell a dead process from an error in our code."""
-        error = trial.get_pickled_error()  # Tune's own file, written by this process a moment ago
-        trial_id = trial.config["trial_id"]
+        trial_id, error = trial.config["trial_id"], _error_of(trial)
         if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
             self._queue.note_death(trial_id, _first_line(error))
             return
-        cause = getattr(error, "cause", None) or error
-        text = str(trial.get_error() or cause)
+        text = Path(trial.error_file).read_text(encoding="utf-8")
         (self._queue.ledger.layout.trials / f"{trial_id}.error.txt").write_text(text, encoding="utf-8")
-        self._queue.note_failure(trial_id, type(cause).__name__, f"{type(cause).__name__}: {_first_line(cause)}")
+        cause = getattr(error, "cause", None) or error
+        kind = type(cause).__name__ if cause is not None else "TuneError"
+        self._queue.note_failure(trial_id, kind, f"{kind}: {_first_line(text if cause is None else cause)}")
+
+
+def _error_of(trial: Any) -> Exception | None:
+    """What ended a trial, from the file that Tune, in this process, has just written into its staging directory.
+
+    `Trial.get_pickled_error` looks into the storage, where it is not yet.
+    """
+    if trial.pickled_error_file is None:
+        return None
+    with Path(trial.pickled_error_file).open("rb") as file:
+        found = cloudpickle.load(file)
+    return found if isinstance(found, Exception) else None
 
 
 def run_trials(

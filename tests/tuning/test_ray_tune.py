@@ -1,0 +1,31 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from secauditai.tuning.ledger import Ledger
+from secauditai.tuning.queue import TrialQueue
+
+
+@pytest.mark.parametrize(
+    ("died", "status", "kind"), [(True, "interrupted", "TrialDied"), (False, "failed", "ValueError")]
+)
+def test_a_dead_process_is_told_from_an_error_in_our_code(tmp_path: Path, died: bool, status: str, kind: str) -> None:
+    import ray.exceptions
+    from ray import cloudpickle
+
+    from secauditai.tuning.ray_tune import _Reports
+
+    layer = {"dropout": {"uniform": [0.0, 0.5]}}
+    ledger = Ledger(tmp_path / "ledger.json", "s", "c", "f1", higher_is_better=True, layer=layer, num_samples=1)
+    ledger.layout.trials.mkdir()
+    queue = TrialQueue(ledger, max_concurrent=1, max_failures=1, deadline=None, watch=lambda _ledger, _trial: None)
+    assert queue.next() is not None
+    error = ray.exceptions.ActorDiedError() if died else ray.exceptions.RayTaskError("f", "trace", ValueError("no"))
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
+    (tmp_path / "error.txt").write_text("Failure # 1\ntrace\n")
+    files = {"pickled_error_file": str(tmp_path / "error.pkl"), "error_file": str(tmp_path / "error.txt")}
+    _Reports(queue).on_trial_error(1, [], SimpleNamespace(config={"trial_id": "0000"}, **files))
+    (trial,) = ledger.trials
+    assert (trial.status, trial.error_kind) == (status, kind)
+    assert queue.exhausted is not died
