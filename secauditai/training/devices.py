@@ -2,10 +2,12 @@
 
 import os
 import time
-import warnings
 from dataclasses import dataclass
 
 from secauditai.config.settings import ExecutionSettings
+
+SMALL_PRODUCT, LARGE_PRODUCT = (128, 256, 256), (1024, 512, 2048)
+"""Rows, inner size and columns of the matrix products that choose the precision."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +55,43 @@ def _local_gpus(wanted: str | None) -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def measure_precision(device: str, threads: int) -> str:
+def measure_precision(device: str) -> str:
     """Time a training-sized matrix product in fp32 and bf16 on the device and name the clearly faster one.
 
-    bf16 must win by a fifth: some CPUs emulate it, and less precision should buy something.
+    bf16 must win by a fifth: less precision should buy something. Some CPUs emulate it a hundred times slower, so that
+    a product of a hundredth of the size is asked first. On a CPU one thread's own time counts, which other work on the
+    machine does not change.
     """
     import torch
 
-    if device == "cuda" and not torch.cuda.is_bf16_supported():
-        return "fp32"
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() and _speedup(device, LARGE_PRODUCT) > 1.2 else "fp32"
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
-            times = {dtype: _time_product(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+        slower = _speedup(device, SMALL_PRODUCT) < 0.8
+        return "bf16" if not slower and _speedup(device, LARGE_PRODUCT) > 1.2 else "fp32"
     finally:
         torch.set_num_threads(before)
-    return "bf16" if times[torch.bfloat16] * 1.2 < times[torch.float32] else "fp32"
 
 
-def _time_product(device: str, dtype: object) -> float:
+def _speedup(device: str, shape: tuple[int, int, int]) -> float:
+    """How many times faster bf16 is than fp32."""
     import torch
 
-    left = torch.ones(1024, 512, device=device, dtype=dtype)  # type: ignore[call-overload]
-    right = torch.ones(512, 2048, device=device, dtype=dtype)  # type: ignore[call-overload]
+    return _time_product(device, torch.float32, shape) / _time_product(device, torch.bfloat16, shape)
+
+
+def _time_product(device: str, dtype: object, shape: tuple[int, int, int]) -> float:
+    import torch
+
+    clock = time.thread_time if device == "cpu" else time.perf_counter
+    rows, inner, columns = shape
+    left = torch.ones(rows, inner, device=device, dtype=dtype)  # type: ignore[call-overload]
+    right = torch.ones(inner, columns, device=device, dtype=dtype)  # type: ignore[call-overload]
     best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
+    for _ in range(3):
+        started = clock()
         float((left @ right)[0, 0])
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return best

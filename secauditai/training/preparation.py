@@ -294,7 +294,7 @@ def _recipe(plan: TrainingPlan) -> dict[str, Any]:
         "device": devices.device,
         "world_size": devices.world_size,
         "threads": devices.threads,
-        "precision": measure_precision(devices.device, devices.threads) if precision == "auto" else precision,
+        "precision": measure_precision(devices.device) if precision == "auto" else precision,
         "micro_batch_tokens": execution.micro_batch_tokens,
         "gradient_checkpointing": execution.gradient_checkpointing,
         "checkpoint_interval": execution.checkpoint_interval,
