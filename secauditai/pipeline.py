@@ -175,12 +175,27 @@ def complete(
 
 
 def go_on(
-    run: Run, workspace: Path, *, address: str | None = None, progress: Progress = silent, notify: Notify = print
+    run: Run,
+    workspace: Path,
+    *,
+    address: str | None = None,
+    parent: str | None = None,
+    register_model: bool = True,
+    progress: Progress = silent,
+    notify: Notify = print,
 ) -> Outcome:
-    """Continue an interrupted run, or a branch, to its end."""
+    """Continue an interrupted run, or a branch, to its end; `parent` is the MLflow run it belongs under, if any."""
     started = time.monotonic()
     if run.info.mlflow_run_id is None:
-        track(run, workspace)
+        track(run, workspace, parent=parent)
     else:
         reopen_mlflow_run(workspace, run.info.mlflow_run_id)
-    return complete(run, workspace, started, address=address, progress=progress, notify=notify)
+    return complete(
+        run,
+        workspace,
+        started,
+        address=address,
+        register_model=register_model,
+        progress=progress,
+        notify=notify,
+    )

@@ -15,6 +15,8 @@ INTERVAL = 2.0
 """Seconds between two looks."""
 RATE_RECORDS = 50
 """Newest records that the rate is averaged over."""
+SHOWN_EVENTS = 5
+"""Newest events that are shown."""
 
 
 @click.command()
@@ -81,6 +83,11 @@ def read_state(run: Run) -> dict[str, Any]:
         "last_checkpoint": checkpoints[-1] if checkpoints else None,
         "validation": {k: v for k, v in val[-1].items() if k not in ("kind", "time", "epoch")} if val else None,
         "version": info.model_version,
+        "events": [
+            {key: value for key, value in record.items() if key != "kind"}
+            for record in records
+            if record["kind"] == "event"
+        ],
     }
 
 
@@ -106,6 +113,8 @@ def _show(state: dict[str, Any], out: Output) -> None:
     out.say(f"Run {state['run_id']} of {state['model']} ({state['kind']}, {state['task']}): {state['status']}")
     out.say(f"  {state['run_dir']}")
     out.say(_line(state))
+    for event in state["events"][-SHOWN_EVENTS:]:
+        out.say(f"  step {event['step']}: {event.get('message', event['event'].replace('_', ' '))}")
     if state["message"]:
         out.say(f"  {state['message']}")
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
+from secauditai.cli.options import (
+    Command,
+    address_option,
+    given_settings,
+    json_option,
+    setting_options,
+    workspace_option,
+)
 from secauditai.cli.output import Output, duration, number
 from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import NamedConfigs, check_name, resolve_config
@@ -14,7 +21,26 @@ from secauditai.config.leaves import leaves
 from secauditai.errors import ConfigError
 from secauditai.runs import RunInfo, list_runs
 
+FOLD_OPTIONS = (
+    click.option(
+        "--folds",
+        type=click.IntRange(2, 100),
+        help="Cross-validate: train once per fold without it, and judge on it. A test split of the data stays unseen.",
+    ),
+    click.option(
+        "--register",
+        type=click.Choice(["best", "all"]),
+        help="With --folds: which models become versions; best is by each one's own validation.  [default: best]",
+    ),
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop before anything is written.")
+
+
+def fold_options(command: Command) -> Command:
+    """The flags of cross-validation."""
+    for option in reversed(FOLD_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command(cls=ComputeCommand)
@@ -40,6 +66,7 @@ def base(ctx: click.Context, /, name: str | None, workspace: Path, **options: An
 @click.command(cls=ComputeCommand)
 @click.option("--name", default="trained_model", show_default=True, help="Name the model is registered by.")
 @setting_options()
+@fold_options
 @dry_run_option
 @address_option
 @workspace_option
@@ -59,6 +86,7 @@ def finetune(ctx: click.Context, /, name: str, workspace: Path, **options: Any) 
 @click.option("--config", "config_name", default=None, help="Name of a configuration, or a YAML file.")
 @click.option("--name", default=None, help="Name the model is registered by; default the configuration's.")
 @setting_options()
+@fold_options
 @dry_run_option
 @address_option
 @workspace_option
@@ -111,7 +139,9 @@ def _last_start(workspace: Path) -> RunInfo:
 
 
 @click.command(cls=ComputeCommand)
-@click.option("--model", "name", required=True, help="Name of the model whose newest run goes on.")
+@click.option(
+    "--model", "name", required=True, help="Name of the model whose newest run, or cross-validation, goes on."
+)
 @click.option(
     "--checkpoint", default="latest", show_default=True, help="latest, best, a step, checkpoint_1000.pt, or a path."
 )
@@ -140,10 +170,20 @@ def resume(
     Example:
       secauditai train resume --model custom_model --checkpoint checkpoint_1000.pt
     """
+    from secauditai.cli.folds import run_folds
+    from secauditai.cross_validation import interrupted
     from secauditai.pipeline import go_on
     from secauditai.training.resume import describe, resolve_resume, summarise
 
     out = Output(as_json=as_json)
+    folds = interrupted(workspace, check_name(name, "model")) if checkpoint == "latest" else None
+    if folds is not None:
+        if given_settings(ctx):
+            raise ConfigError(
+                f"the cross-validation of {name} goes on with its own settings", hint="Leave the other flags out."
+            )
+        run_folds(folds, out, dry_run=dry_run)
+        return
     found = resolve_resume(workspace, check_name(name, "model"), checkpoint, given_settings(ctx))
     for damage in found.damaged:
         out.warn(f"passed over: {damage}")
@@ -182,10 +222,14 @@ def _train(
     address: str | None,
     config_name: str | None = None,
     start_layer: dict[str, Any] | None = None,
+    folds: int | None = None,
+    register: str | None = None,
 ) -> None:
     out = Output(as_json=as_json)
     config = resolve_config(layer)
     check_name(name, "model")
+    if register is not None and folds is None:
+        raise ConfigError("--register is for cross-validation", hint="Add --folds 5, or leave --register out.")
     if config.input.data is None:
         raise ConfigError(
             "there is no training data", where="--data", hint="Name a file, a directory or security_dataset."
@@ -194,6 +238,12 @@ def _train(
     from secauditai.training.request import TrainRequest
 
     request = TrainRequest(kind, name, config, workspace, config_name, start_layer or {}, address)
+    if folds is not None:
+        from secauditai.cli.folds import run_folds
+        from secauditai.cross_validation import FoldsRequest
+
+        run_folds(FoldsRequest(request, folds, register or "best"), out, dry_run=dry_run)
+        return
     with out.progress() as progress:
         plan = plan_training(request, progress)
         if plan.devices.warning:

@@ -118,7 +118,8 @@ class OptimizationSettings(Section):
         None,
         gt=0.0,
         le=10.0,
-        description="Peak learning rate; default 1e-3 for tiny from scratch, 2e-5 for a pretrained encoder.",
+        description="Peak learning rate; default by the encoder's width: 1e-3 up to 128, 5e-4 up to 256, beyond "
+        "that 1e-4 from scratch and 2e-5 pretrained.",
     )
     optimizer: Literal["adamw", "adam", "sgd", "adafactor"] = Field("adamw", description="Update rule.")
     weight_decay: float = Field(
@@ -189,9 +190,6 @@ class ExecutionSettings(Section):
     log_interval: int | None = Field(
         None, ge=1, description="Steps between logged steps; default so that a run logs about a thousand."
     )
-    max_skipped: int = Field(
-        3, ge=0, le=1000, description="Steps in a row with a non-finite gradient that are skipped before the run stops."
-    )
     max_failures: int = Field(
         3, ge=0, le=100, description="Worker deaths survived by restarting before the run gives up."
     )
@@ -208,6 +206,27 @@ class ExecutionSettings(Section):
         return (int(fewest), int(most)) if dash else None
 
 
+class HealthSettings(Section):
+    """What is done about a training that goes wrong; each finding is told, logged and recorded as an event."""
+
+    max_skipped: int = Field(
+        3, ge=0, le=1000, description="Steps in a row with a non-finite gradient that are skipped before the run stops."
+    )
+    on_spike: Literal["warn", "skip", "stop"] = Field(
+        "warn",
+        description="When a gradient norm is far above those of the last 100 steps: tell and let `gradient_clip` bound "
+        "the update, leave the weights alone for this step, or stop.",
+    )
+    max_spikes: int = Field(10, ge=0, le=100, description="Spikes within 100 steps after which the run stops.")
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn",
+        description="When nearly all decisions on the validation split are one class, though the labels are not.",
+    )
+    collapse_validations: int = Field(
+        2, ge=1, le=1000, description="Validations in a row that have to find a collapse before it counts."
+    )
+
+
 class TrainConfig(Section):
     """All settings of one training run."""
 
@@ -218,6 +237,7 @@ class TrainConfig(Section):
     optimization: OptimizationSettings = OptimizationSettings()
     selection: SelectionSettings = SelectionSettings()
     execution: ExecutionSettings = ExecutionSettings()
+    health: HealthSettings = HealthSettings()
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "TrainConfig":

@@ -16,6 +16,8 @@ from secauditai.errors import DataError
 Ratios = Mapping[str, float]
 NAMES_OF_SPLITS = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test"}
 """Other words for the splits, in metadata."""
+INNER_VALIDATION = 0.1
+"""Share of all samples that a fold's training selects its best weights on."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,22 @@ def assign_stratified(members: Sequence[Member], ratios: Ratios, seed: int) -> A
 def assign_folds(members: Sequence[Member], folds: int, seed: int) -> Assignment:
     """Deal clusters out to `fold_0`, `fold_1`, … of equal size, stratified."""
     return assign_stratified(members, {f"fold_{number}": 1 / folds for number in range(folds)}, seed)
+
+
+def assign_held_out(members: Sequence[Member], fold_of: Mapping[str, str], held_out: str, seed: int) -> Assignment:
+    """Test is one fold; of the clusters of the others, a tenth of all samples is for validation, the rest for training.
+
+    Args:
+        members: all samples.
+        fold_of: the fold of each cluster.
+        held_out: the fold that is test.
+        seed: of the choice of validation clusters.
+    """
+    rest = [member for member in members if fold_of[member.cluster] != held_out]
+    share = min(0.5, INNER_VALIDATION * len(members) / max(1, len(rest)))
+    found = assign_stratified(rest, {"train": 1 - share, "val": share}, seed)
+    test = {member.cluster: "test" for member in members if fold_of[member.cluster] == held_out}
+    return Assignment(found.chosen | test, found.warnings)
 
 
 def assign_by_time(members: Sequence[Member], ratios: Ratios, key: str) -> Assignment:

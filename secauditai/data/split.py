@@ -18,6 +18,7 @@ from secauditai.data.assign import (
     assign_by_project,
     assign_by_time,
     assign_folds,
+    assign_held_out,
     assign_predefined,
     assign_stratified,
     drift,
@@ -90,6 +91,8 @@ class SplitPlan:
     by_project: bool = False
     predefined: bool = False
     folds: int | None = None
+    held_out: int | None = None
+    """Of the folds, the one that becomes test; the others become train and val."""
     extend: Dataset | None = None
     """An older dataset whose splits are carried over."""
 
@@ -113,7 +116,7 @@ class SplitPlan:
     @property
     def names(self) -> list[str]:
         """The splits to write."""
-        if self.folds is not None:
+        if self.folds is not None and self.held_out is None:
             return [f"fold_{number}" for number in range(self.folds)]
         return [name for name in SPLITS if self.predefined or self.ratios.get(name, 0) > 0]
 
@@ -121,7 +124,9 @@ class SplitPlan:
         """What the manifest says about it."""
         way: dict[str, Any] = {"by_time": self.by_time, "by_project": self.by_project, "predefined": self.predefined}
         way |= {"folds": self.folds, "extends": self.extend.manifest["splits"]["hash"] if self.extend else None}
-        return {"ratios": dict(self.ratios), "seed": self.seed, **{key: value for key, value in way.items() if value}}
+        held_out = {} if self.held_out is None else {"held_out": self.held_out}
+        chosen = {key: value for key, value in way.items() if value}
+        return {"ratios": dict(self.ratios), "seed": self.seed, **chosen, **held_out}
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, runner: Runner = HERE) -> Split:
@@ -180,6 +185,8 @@ def _assign(members: list[Member], plan: SplitPlan) -> tuple[dict[str, str], dic
         found = assign_predefined(members)
     elif plan.folds:
         found = assign_folds(members, plan.folds, plan.seed)
+        if plan.held_out is not None:
+            found = assign_held_out(members, found.chosen, f"fold_{plan.held_out}", plan.seed)
     else:
         found = assign_stratified(members, plan.ratios, plan.seed)
     return {member.id: found.chosen[member.cluster] for member in members}, {}, found.warnings

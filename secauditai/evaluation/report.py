@@ -41,6 +41,7 @@ def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]] = ()
         headline=[name for name in HEADLINE if name in names] or names[:5],
         baseline_names=BASELINE_NAMES,
         plots=_plots(evaluation, history),
+        events=[record for record in history if record["kind"] == "event"],
     )
 
 

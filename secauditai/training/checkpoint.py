@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,8 @@ class TrainState:
     best_step: int | None = None
     stale_validations: int = 0
     """Validations since the best one."""
-    skipped: int = 0
-    """Steps in a row skipped for a non-finite gradient."""
+    health: dict[str, Any] = field(default_factory=dict)
+    """What `health.Health` remembers; plain values."""
     micro_batch_tokens: int = 0
     """The budget in force; out of memory halves it."""
     metrics_bytes: int = 0

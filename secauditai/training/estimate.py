@@ -26,7 +26,8 @@ def estimate(plan: TrainingPlan) -> dict[str, Any]:
         "steps_per_epoch": plan.steps_per_epoch,
         "total_steps": plan.total_steps,
         "batch_size": config.optimization.batch_size,
-        "learning_rate": config.optimization.learning_rate or default_learning_rate(plan),
+        "learning_rate": config.optimization.learning_rate
+        or default_learning_rate(shape["hidden"], scratch=plan.model.kind == "scratch"),
         "estimated_tokens_per_epoch": per_epoch,
         "estimated_tokens": int(per_epoch * plan.total_steps / plan.steps_per_epoch),
         "devices": plan.devices.describe(),

@@ -21,6 +21,7 @@ from secauditai.metrics import METRICS
 from secauditai.runs import RunLayout
 from secauditai.training.attempt import AttemptLayout
 from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
+from secauditai.training.health import Finding, Health, non_finite_validation
 from secauditai.training.journal import Journal, open_journal
 from secauditai.training.memory import budget_at, halved, read_budgets, write_budgets
 from secauditai.training.model import build_model
@@ -102,10 +103,11 @@ class Loop:
         self.model: nn.Module = build_model(recipe).to(rank.device)
         self.optimizer = build_optimizer(self.model, recipe.optimization, recipe.learning_rate)
         objective = build_objective(recipe, self.store)
-        self.stepper = Stepper(recipe, rank, self.model, self.optimizer, objective, self.store)
+        self.stepper = Stepper(recipe, rank, self.model, self.optimizer, objective, self.store, self._accepts)
         self.validator = Validator(recipe, rank, self.model)
         self.state = TrainState(micro_batch_tokens=recipe.micro_batch_tokens)
         self.budgets = read_budgets(layout.memory)
+        self.health = Health(recipe.health, self.state.health)
         self.speed = Speed()
         self.journal: Journal | None = None
         """Of the leading rank."""
@@ -158,6 +160,7 @@ class Loop:
             return False
         self.state = replace(load_checkpoint(newest, self.model, self.optimizer), stopped_by=None)
         self.validator.resize(self.state.micro_batch_tokens)
+        self.health = Health(self.recipe.health, self.state.health)
         logger.info("continuing from %s", newest.root.name)
         return True
 
@@ -180,7 +183,7 @@ class Loop:
         state.global_step += 1
         step = state.global_step
         self.speed.add(result.samples, result.tokens)
-        self._check_finite(plan, step, result)
+        self._judge_step(plan, step, result)
         last = step == recipe.total_steps
         if step % recipe.log_interval == 0 or step == 1 or last:
             values = {"loss": result.loss, "learning_rate": result.learning_rate, "gradient_norm": result.gradient_norm}
@@ -194,9 +197,15 @@ class Loop:
 
     def _validate(self) -> bool:
         """Measure the validation split; tell whether it is the best so far."""
-        metrics, seconds = self.validator.run()
-        self.speed.pause(seconds)
-        self._record("val", metrics | {"seconds": round(seconds, 3)})
+        found = self.validator.run()
+        self.speed.pause(found.seconds)
+        if found.broken:
+            self._tell(non_finite_validation(self.state.global_step, found.broken))
+        metrics = found.metrics
+        self._record("val", metrics | {"seconds": round(found.seconds, 3)})
+        for finding in self.health.after_validation(self.state.global_step, found.decided):
+            self._tell(finding)
+        self.state.health = self.health.state()
         if self.after_validation is not None and self._asked_to_stop(self.after_validation, metrics):
             self.state.stopped_by = "sweep"
         value = metrics.get(self.recipe.selection_metric)
@@ -217,21 +226,28 @@ class Loop:
         self.rank.sum(answer)
         return bool(answer.item())
 
-    def _check_finite(self, plan: BatchPlan, step: int, result: StepResult) -> None:
-        """Count steps that were skipped because their gradient was not finite, and give up after too many."""
-        self.state.skipped = 0 if result.updated else self.state.skipped + 1
-        if result.updated:
-            return
-        samples = self.store.samples.column("id").take(plan.samples(step)).to_pylist()
-        logger.warning(
-            "step %d skipped: loss %s, gradient norm %s, samples %s", step, result.loss, result.gradient_norm, samples
-        )
-        if self.state.skipped > self.recipe.max_skipped:
-            raise RunError(
-                f"the loss was not finite in {self.state.skipped} steps in a row, the last one step {step}",
-                where=f"samples {', '.join(samples[:8])}{' …' if len(samples) > 8 else ''}",
-                hint=f"Lower --learning-rate or --gradient-clip. The last good checkpoint is {self._last_good()}.",
-            )
+    def _accepts(self, loss: float, norm: float) -> bool:
+        return self.health.accepts(loss, norm)
+
+    def _judge_step(self, plan: BatchPlan, step: int, result: StepResult) -> None:
+        def samples() -> list[str]:
+            return list(self.store.samples.column("id").take(plan.samples(step)).to_pylist())
+
+        finding = self.health.after_step(step, result.loss, result.gradient_norm, samples)
+        self.state.health = self.health.state()
+        if finding is not None:
+            self._tell(finding)
+
+    def _tell(self, finding: Finding) -> None:
+        """Log and record what the watch over the run's health found.
+
+        Raises:
+            RunError: when the run must not go on.
+        """
+        logger.warning("step %d: %s; %s", self.state.global_step, finding.message, finding.values)
+        self._record("event", finding.record())
+        if finding.stop is not None:
+            raise finding.error(self._last_good())
 
     def _last_good(self) -> str:
         if self.journal is not None:

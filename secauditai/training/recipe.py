@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from secauditai.config.settings import OptimizationSettings
+from secauditai.config.settings import HealthSettings, OptimizationSettings
 from secauditai.data.windows import Windowing
 from secauditai.errors import RunError
 from secauditai.training.promise import Promise
@@ -63,7 +63,7 @@ class Recipe(BaseModel):
     steps_per_epoch: int
     keep_checkpoints: int | None
     log_interval: int
-    max_skipped: int
+    health: HealthSettings
     hang_timeout: float = 600.0
     min_workers: int | None = None
     """Fewest workers of an elastic range, whose most is `world_size`; None: exactly `world_size`."""

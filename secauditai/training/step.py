@@ -1,6 +1,8 @@
 """One optimizer step: forward and backward over this rank's micro-batches, one all-reduce, clip, update."""
 
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +23,9 @@ logger = logging.getLogger("secauditai.training")
 _LOSS, _STOP, _OUT_OF_MEMORY = range(3)
 N_EXTRAS = 3
 
+Accepts = Callable[[float, float], bool]
+"""(loss, gradient norm before clipping) -> whether the step may change the weights; the same on every rank."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -34,13 +39,17 @@ class StepResult:
     stop: bool
     """Whether some rank was asked to stop."""
     updated: bool
-    """False when the gradient was not finite and the weights were left alone."""
+    """False when the step was not accepted and the weights were left alone."""
     samples: int
     tokens: int
 
 
 class OutOfMemory(Exception):
     """Some rank ran out of memory in this step; nothing was changed."""
+
+
+def _finite(loss: float, norm: float) -> bool:
+    return math.isfinite(loss) and math.isfinite(norm)
 
 
 class Stepper:
@@ -54,9 +63,10 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         objective: Objective,
         store: TokenStore,
+        accepts: Accepts = _finite,
     ) -> None:
         self.recipe, self.rank, self.model, self.optimizer = recipe, rank, model, optimizer
-        self.objective, self.store = objective, store
+        self.objective, self.store, self.accepts = objective, store, accepts
         self.flat = FlatGradient(model.parameters(), N_EXTRAS)
 
     def run(self, plan: BatchPlan, step: int, *, stop: bool) -> StepResult:
@@ -90,12 +100,12 @@ class Stepper:
         learning_rate = learning_rate_at(
             step, self.recipe.optimization, self.recipe.learning_rate, self.recipe.total_steps
         )
-        finite = bool(torch.isfinite(torch.tensor([loss, norm])).all())
-        if finite:
+        accepted = self.accepts(loss, norm)
+        if accepted:
             self._update(learning_rate)
         samples = sum(len(batch.samples) for batch in batches)
         tokens = sum(batch.windows.size * batch.sequence for batch in batches)
-        return StepResult(loss, norm, learning_rate, stopping > 0, finite, samples, tokens)
+        return StepResult(loss, norm, learning_rate, stopping > 0, accepted, samples, tokens)
 
     def _accumulate(self, batch: MicroBatch, step: int, normaliser: float) -> None:
         torch.manual_seed(derive_seed(self.recipe.seed, step, batch.index))

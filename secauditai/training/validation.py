@@ -1,6 +1,7 @@
 """Validation during training: all ranks score their share, all get the same metrics."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,25 @@ from secauditai.data.plan import MicroBatch, assign, plan_evaluation
 from secauditai.data.tokens import open_token_store
 from secauditai.metrics import Scores, compute_metrics
 from secauditai.models.predict import softmax
+from secauditai.training.health import Decided, most_decided
 from secauditai.training.objectives import IGNORED, Classification, build_objective
 from secauditai.training.rank import Rank
 from secauditai.training.recipe import Recipe
 from secauditai.training.step import load_batch
 
 METRIC_NAMES = ("accuracy", "f1", "mcc", "roc_auc", "average_precision", "loss")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one validation found, the same on every rank."""
+
+    metrics: dict[str, float]
+    decided: dict[str, Decided]
+    """The most decided class of every head."""
+    broken: list[str]
+    """Ids of samples whose outputs are not finite; with any, there is nothing else."""
+    seconds: float
 
 
 class Validator:
@@ -34,15 +48,21 @@ class Validator:
         """Cut the validation split into micro-batches of this many tokens."""
         self.plan = plan_evaluation(self.store.lengths[:, 0], self.recipe.windowing, micro_batch_tokens)
 
-    def run(self) -> tuple[dict[str, float], float]:
-        """Metrics of the whole validation split and the seconds it took; undefined metrics are left out."""
+    def run(self) -> Validation:
+        """Metrics of the whole validation split; undefined ones are left out."""
         started = time.monotonic()
         outputs = self.outputs()
+        broken = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+        if len(broken):
+            ids = self.store.samples.column("id").take(broken).to_pylist()
+            return Validation({}, {}, ids, time.monotonic() - started)
+        decided = {}
         if isinstance(self.objective, Classification):
             metrics = classification_metrics(self.objective, outputs, self.recipe.selection_metric)
+            decided = decided_classes(self.objective, outputs)
         else:
             metrics = {"loss": float(outputs[:, 0].sum() / max(outputs[:, 1].sum(), 1.0))}
-        return metrics, time.monotonic() - started
+        return Validation(metrics, decided, [], time.monotonic() - started)
 
     def outputs(self) -> npt.NDArray[np.float32]:
         """(samples, width): what the objective keeps of each sample, the same on every rank."""
@@ -58,6 +78,16 @@ class Validator:
         self.model.train(training)
         self.rank.sum(results)
         return results.cpu().numpy()
+
+
+def decided_classes(objective: Classification, outputs: npt.NDArray[np.float32]) -> dict[str, Decided]:
+    """The most decided class of every head, over the samples whose label it knows."""
+    found = {}
+    for task, logits in objective.split(outputs).items():
+        known = objective.targets[task] != IGNORED
+        decisions = logits[known].argmax(axis=1)
+        found[task] = most_decided(objective.targets[task][known], decisions, objective.heads[task])
+    return found
 
 
 def classification_metrics(

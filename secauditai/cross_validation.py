@@ -1,0 +1,384 @@
+"""Cross-validation: one training per fold, each judged once, on the fold that it has never seen.
+
+Within the other folds a part is held back for validation, so that neither the choice of the best weights nor the
+threshold ever looks at the held-out fold. Every fold is an ordinary run; what is done is not done again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from secauditai.config.files import read_layer, resolve_config
+from secauditai.data.folds import Pool, open_fold, open_pool
+from secauditai.data.sources import open_data
+from secauditai.errors import ConfigError, RunError
+from secauditai.evaluation.evaluate import Evaluation, evaluate, newest_evaluation, save_evaluation
+from secauditai.evaluation.spread import differences, pooled, spread
+from secauditai.export.publish import register
+from secauditai.files import write_json
+from secauditai.metrics import METRICS
+from secauditai.models.bundle import open_bundle
+from secauditai.pipeline import Notify, go_on, train
+from secauditai.progress import Progress, silent
+from secauditai.runs import FAILED, FINISHED, STOPPED, Run, list_runs, open_run
+from secauditai.tracking.runs import create_run, finish_run, log_summary, log_tags, reopen_run
+from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
+from secauditai.training.request import TrainRequest
+
+
+@dataclass(frozen=True)
+class FoldsRequest:
+    """A cross-validation to do."""
+
+    training: TrainRequest
+    folds: int
+    register: str
+    """best | all: whose models become registered versions."""
+
+
+@dataclass
+class Record:
+    """A cross-validation as its file in the workspace has it."""
+
+    path: Path
+    record_id: str
+    kind: str
+    name: str
+    folds: int
+    register: str
+    config: dict[str, Any]
+    config_name: str | None
+    address: str | None
+    pool_hash: str
+    created: float = field(default_factory=time.time)
+    finished: float | None = None
+    mlflow_run_id: str | None = None
+    runs: dict[str, str] = field(default_factory=dict)
+    """Run directory of every finished fold, by its number."""
+    versions: dict[str, int] = field(default_factory=dict)
+    """Registered versions, by fold."""
+    document: dict[str, Any] = field(default_factory=dict)
+    """The result."""
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        content = asdict(self)
+        del content["path"]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, content)
+
+
+@dataclass(frozen=True)
+class FoldsPlan:
+    """What a request comes to, before anything but caches is written."""
+
+    request: FoldsRequest
+    pool: Pool
+    plans: list[TrainingPlan]
+    record: Record
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Of every fold: samples of each split and steps."""
+        return [
+            {
+                "fold": number,
+                "train": plan.train.num_rows,
+                "val": plan.val.num_rows,
+                "test": plan.dataset.table("test").num_rows,
+                "total_steps": plan.total_steps,
+                "done": str(number) in self.record.runs,
+            }
+            for number, plan in enumerate(self.plans)
+        ]
+
+
+def plan_folds(request: FoldsRequest, progress: Progress = silent) -> FoldsPlan:
+    """Open the data, deal it out to folds, and find what an earlier attempt has done.
+
+    Raises:
+        ConfigError, DataError, ModelError: when the request cannot be carried out.
+    """
+    training, config = request.training, request.training.config
+    if config.input.data is None:
+        raise ConfigError("there is no training data", where="data", hint="Name it with --data.")
+    cache = training.workspace / "cache"
+    dataset = open_data(
+        config.input.data,
+        cache=cache,
+        ray_data_min_mb=config.input.ray_data_min_mb,
+        settings=config.cleaning,
+        progress=progress,
+    )
+    pool = open_pool(dataset, request.folds, seed=config.execution.seed, cache=cache)
+    plans = []
+    for number in range(request.folds):
+        progress("Dealing out folds", number, request.folds, "folds")
+        root = open_fold(pool, request.folds, number, cache=cache).root
+        with_data = config.model_copy(update={"input": config.input.model_copy(update={"data": str(root)})})
+        plans.append(plan_training(replace(training, config=with_data, start_layer={}), progress))
+    return FoldsPlan(request, pool, plans, _open_record(request, pool))
+
+
+def cross_validate(plan: FoldsPlan, *, progress: Progress = silent, notify: Notify = print) -> Record:
+    """Train what is left to train, judge every fold, register, and return the record.
+
+    A fold that is asked to stop stops the whole; the record is then not `finished`.
+
+    Raises:
+        RunError: when the same cross-validation is going on in another process.
+    """
+    record, workspace = plan.record, plan.request.training.workspace
+    record.path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(record.path):
+        if record.finished is not None:
+            return record
+        _open_parent(record, plan)
+        status = FAILED
+        try:
+            evaluations = []
+            for number in range(record.folds):
+                done = _one_fold(plan, number, progress, notify)
+                if done is None:
+                    status = STOPPED
+                    return record
+                evaluations.append(done)
+            _finish(plan, evaluations)
+            status = FINISHED
+        finally:
+            finish_run(workspace, record.mlflow_run_id, status)
+    return record
+
+
+def newest_record(workspace: Path, name: str) -> Record | None:
+    """The cross-validation of a name that was begun last."""
+    records = [read_record(path) for path in _directory(workspace, name).glob("*.json")]
+    return max(records, key=lambda record: record.created, default=None)
+
+
+def read_record(path: Path) -> Record:
+    """Open a record.
+
+    Raises:
+        RunError: when it is damaged.
+    """
+    try:
+        return Record(path=path, **json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"damaged record of a cross-validation: {error}", where=str(path)) from None
+
+
+def interrupted(workspace: Path, name: str) -> FoldsRequest | None:
+    """The newest training of a name as a request, when that is a cross-validation that has not come to its end."""
+    record = newest_record(workspace, name)
+    runs = list_runs(workspace, name)
+    if record is None or record.finished is not None or (runs and _fold_of(record, runs[-1]) is None):
+        return None
+    config = resolve_config(record.config)
+    training = TrainRequest(record.kind, name, config, workspace, record.config_name, address=record.address)
+    return FoldsRequest(training, record.folds, record.register)
+
+
+def _fold_of(record: Record, run: Run) -> str | None:
+    """The dataset of a run, when it is a fold of this cross-validation."""
+    dataset = run.info.dataset or ""
+    mine = Path(dataset).name.startswith(record.pool_hash[:24]) and dataset.endswith(f"of{record.folds}")
+    return dataset if mine else None
+
+
+def _directory(workspace: Path, name: str) -> Path:
+    return workspace / "cross_validations" / name
+
+
+def _open_record(request: FoldsRequest, pool: Pool) -> Record:
+    """The record of the same request if there is one, else a new one that is not yet written."""
+    training = request.training
+    config = training.config.flat()
+    key = json.dumps(
+        [training.kind, config, pool.dataset.content_hash, request.folds, request.register], sort_keys=True
+    )
+    record_id = hashlib.sha256(key.encode()).hexdigest()[:16]
+    path = _directory(training.workspace, training.name) / f"{record_id}.json"
+    if path.exists():
+        return read_record(path)
+    return Record(
+        path=path,
+        record_id=record_id,
+        kind=training.kind,
+        name=training.name,
+        folds=request.folds,
+        register=request.register,
+        config=config,
+        config_name=training.config_name,
+        address=training.address,
+        pool_hash=pool.dataset.content_hash,
+    )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError("this cross-validation is going on in another process", where=str(path)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open_parent(record: Record, plan: FoldsPlan) -> None:
+    workspace = plan.request.training.workspace
+    if record.mlflow_run_id is not None:
+        reopen_run(workspace, record.mlflow_run_id)
+        return
+    record.mlflow_run_id = create_run(
+        workspace,
+        name=f"folds {record.name} {record.record_id}",
+        params={**record.config, "folds": record.folds},
+        tags={"kind": "cross_validation", "dataset_hash": record.pool_hash, "record_id": record.record_id},
+    )
+    record.save()
+
+
+def _one_fold(plan: FoldsPlan, number: int, progress: Progress, notify: Notify) -> Evaluation | None:
+    """Train a fold, or go on with it, and judge it on the held-out samples; None when it was asked to stop."""
+    record, request = plan.record, plan.request
+    workspace, fold = request.training.workspace, plan.plans[number]
+    run = open_run(Path(record.runs[str(number)])) if str(number) in record.runs else None
+    if run is None:
+        notify(f"Fold {number + 1} of {record.folds}: {fold.train.num_rows} train, {fold.val.num_rows} val")
+        run = _train_fold(plan, number, progress, notify)
+        if run.info.status != FINISHED:
+            return None
+    evaluation, data = newest_evaluation(run.layout.evaluations), f"{fold.dataset.root}/test"
+    if evaluation is None or evaluation.document["data"] != data:
+        evaluation = evaluate(
+            open_bundle(run.layout.bundle),
+            fold.dataset.table("test"),
+            tuple(METRICS),
+            model=record.name,
+            data=data,
+            progress=progress,
+        )
+        save_evaluation(evaluation, run.layout.evaluations)
+    if str(number) not in record.runs:
+        mlflow_run_id = run.info.mlflow_run_id
+        if mlflow_run_id is not None:
+            log_summary(workspace, mlflow_run_id, {f"test/{key}": value for key, value in evaluation.metrics.items()})
+            log_tags(workspace, mlflow_run_id, {"fold": str(number), "folds": str(record.folds)})
+        record.runs[str(number)] = str(run.root)
+        record.save()
+    return evaluation
+
+
+def _train_fold(plan: FoldsPlan, number: int, progress: Progress, notify: Notify) -> Run:
+    workspace = plan.request.training.workspace
+    fold = plan.plans[number]
+    found = _begun(fold)
+    if found is None:
+        tracked = replace(fold, request=replace(fold.request, parent_mlflow_run=plan.record.mlflow_run_id))
+        return train(tracked, register_model=False, progress=progress, notify=notify).run
+    if found.info.status != FINISHED:
+        notify(f"Going on with run {found.info.run_id} of this fold")
+        go_on(
+            found,
+            workspace,
+            address=fold.request.address,
+            parent=plan.record.mlflow_run_id,
+            register_model=False,
+            progress=progress,
+            notify=notify,
+        )
+    return found
+
+
+def _begun(fold: TrainingPlan) -> Run | None:
+    """The newest run of the same name, data and settings, if its preparation was completed."""
+    request = fold.request
+    for run in reversed(list_runs(request.workspace, request.name)):
+        info = run.info
+        if info.dataset != str(fold.dataset.root) or info.kind != request.kind or info.parent_run_id is not None:
+            continue
+        if run.layout.recipe.exists() and resolve_config(read_layer(run.layout.config)) == request.config:
+            return run
+    return None
+
+
+def _finish(plan: FoldsPlan, evaluations: list[Evaluation]) -> None:
+    """Register, sum up, and write down that all is done."""
+    record, workspace = plan.record, plan.request.training.workspace
+    runs = [open_run(Path(record.runs[str(number)])) for number in range(record.folds)]
+    best = _best_fold(plan, runs)
+    for number in range(record.folds) if record.register == "all" else [best]:
+        if str(number) not in record.versions:
+            tags = {"fold": str(number), "folds": str(record.folds), "cross_validation": record.record_id}
+            version = register(runs[number], workspace, tags=tags)
+            runs[number].update(model_version=version)
+            record.versions[str(number)] = version
+            record.save()
+    record.document = _summary(plan, runs, evaluations, best)
+    numbers = {
+        f"{kind}/{name}": values[kind]
+        for name, values in record.document["metrics"].items()
+        for kind in ("mean", "std")
+    }
+    numbers |= {f"pooled/{name}": value for name, value in record.document["pooled"]["metrics"].items()}
+    if record.mlflow_run_id is not None:
+        log_summary(workspace, record.mlflow_run_id, numbers)
+    record.finished = time.time()
+    record.save()
+
+
+def _best_fold(plan: FoldsPlan, runs: list[Run]) -> int:
+    """The fold whose model did best on its own validation part; held-out folds have no say."""
+    name = selection_metric(plan.plans[0])
+    sign = -1.0 if name == "loss" else 1.0
+    values = [run.info.summary["metrics"].get(name) for run in runs]
+    return max(range(len(runs)), key=lambda i: float("-inf") if values[i] is None else sign * float(values[i]))
+
+
+def _summary(plan: FoldsPlan, runs: list[Run], evaluations: list[Evaluation], best: int) -> dict[str, Any]:
+    """The JSON document of a cross-validation."""
+    record, documents = plan.record, [evaluation.document for evaluation in evaluations]
+    ours = [document["metrics"] for document in documents]
+    names = list(documents[0]["baselines"])
+    rivals = {name: [document["baselines"][name] for document in documents] for name in names}
+    clusters = [c for fold in plan.plans for c in fold.dataset.table("test").column("cluster").to_pylist()]
+    predictions = pa.concat_tables([evaluation.predictions for evaluation in evaluations])
+    folds = [
+        {
+            **described,
+            "run_id": run.info.run_id,
+            "run_dir": str(run.root),
+            "version": record.versions.get(str(number)),
+            "metrics": document["metrics"],
+            "intervals": document["intervals"],
+            "baselines": document["baselines"],
+        }
+        for number, (described, run, document) in enumerate(zip(plan.describe(), runs, documents, strict=True))
+    ]
+    main = next(iter(documents[0]["tasks"]))
+    return {
+        "cross_validation_id": record.record_id,
+        "model": record.name,
+        "task": main,
+        "folds": folds,
+        "metrics": spread(ours),
+        "baselines": {name: spread(values) for name, values in rivals.items()},
+        "above_baseline": {name: spread(differences(ours, values)) for name, values in rivals.items()},
+        "pooled": pooled(predictions, clusters, main, tuple(METRICS)),
+        "best_fold": best,
+        "versions": record.versions,
+        "left_out": plan.pool.left_out,
+        "mlflow_run_id": record.mlflow_run_id,
+        "seconds": round(sum(run.info.summary["seconds"] for run in runs), 3),
+    }
