@@ -40,6 +40,27 @@ class Windowing:
         counts: Int64 = 1 + np.maximum(0, -(-(lengths - self.capacity) // self.step))
         return counts
 
+    def describe_loss(self, lengths: npt.ArrayLike) -> str | None:
+        """What training does not see of code of these token counts, in a sentence; None when it sees all of it."""
+        lengths = np.asarray(lengths, dtype=np.int64)
+        if self.long_code == "windows":
+            longer = int((self.counts(lengths) > self.max_windows).sum())
+            return (
+                f"{longer} of {lengths.size} training samples have more than {self.max_windows} windows: each epoch "
+                f"draws {self.max_windows} of them (--max-windows); evaluation uses all"
+                if longer
+                else None
+            )
+        lost = np.maximum(lengths - self.capacity, 0)
+        if not lost.any():
+            return None
+        part = "beginning" if self.long_code == "truncate" else "beginning and end"
+        return (
+            f"{int((lost > 0).sum())} of {lengths.size} training samples exceed {self.capacity} tokens: "
+            f"--long-code {self.long_code} reads only their {part} and loses {lost.sum() / lengths.sum():.1%} "
+            "of all tokens"
+        )
+
     def cut(self, tokens: Int64) -> list[Int64]:
         """The windows of one sample's tokens, without special tokens."""
         if self.long_code == "head-tail" and len(tokens) > self.capacity:

@@ -17,6 +17,7 @@ from secauditai.data.plan import steps_per_epoch
 from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
 from secauditai.data.sources import open_data
 from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
+from secauditai.data.windows import Windowing
 from secauditai.errors import ConfigError, DataError
 from secauditai.files import write_json
 from secauditai.progress import Progress, silent
@@ -155,8 +156,14 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
     recipe = {**_recipe(plan), **initial, **_objective(plan, stores["train"])}
     recipe |= {f"{split}_store": str(store.root) for split, store in stores.items()}
     recipe["promise"] = record_promise(plan.dataset, run.layout.initial, stores).model_dump()
+    loss = _windowing(config).describe_loss(stores["train"].lengths[:, 0])
+    recipe["notices"] = [*initial["notices"], *([loss] if loss else [])]
     write_json(run.layout.recipe, recipe)
     return run
+
+
+def _windowing(config: TrainConfig) -> Windowing:
+    return Windowing(config.input.max_length, config.stride, config.input.long_code, config.input.max_windows)
 
 
 def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:

@@ -101,6 +101,21 @@ def test_windows_cover_all_tokens_or_say_which(length: int, long_code: str) -> N
         assert covered == (set(range(length)) if length <= 32 else set(range(16)) | set(range(length - 16, length)))
 
 
+def test_what_training_does_not_see_is_said() -> None:
+    lengths = [10, 32, 64, 200]  # windows hold 32 tokens and begin 24 apart
+    assert Windowing(34, 8, "windows", 8).describe_loss(lengths) is None
+    assert "1 of 4 training samples have more than 3 windows" in str(WINDOWING.describe_loss(lengths))
+    for long_code, part in (
+        ("truncate", "only their beginning and loses"),
+        ("head-tail", "only their beginning and end and loses"),
+    ):
+        said = str(Windowing(34, 8, long_code).describe_loss(lengths))
+        assert "2 of 4 training samples exceed 32 tokens" in said
+        assert part in said
+        assert f"{200 / 306:.1%} of all tokens" in said
+        assert Windowing(34, 8, long_code).describe_loss([10, 32]) is None
+
+
 def test_stacking_pads_tokens_and_windows() -> None:
     ids, mask = stack_windows(
         [[np.array([5, 6])], [np.array([7]), np.array([8, 9, 10])]], {"cls": 0, "sep": 2, "pad": 1}
