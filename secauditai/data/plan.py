@@ -16,8 +16,8 @@ from secauditai.data.windows import Windowing
 
 Int64 = npt.NDArray[np.int64]
 
-PLAN_VERSION = 1
-"""Changes whenever the same seed and lengths would be cut into other micro-batches; runs record it."""
+PLAN_VERSION = 2
+"""Changes whenever the same seed and lengths would give other micro-batches or dropout masks; runs record it."""
 MICRO_BATCH_OVERHEAD = 256
 """Tokens whose computing time equals the fixed cost of one more micro-batch; measured on the tiny model."""
 SEQUENCE_MULTIPLE = 8

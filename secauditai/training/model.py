@@ -17,6 +17,7 @@ def build_model(recipe: Recipe) -> nn.Module:
     """
     from secauditai.models.bundle import open_bundle
     from secauditai.models.classifier import VulnerabilityClassifier
+    from secauditai.models.dropout import use_cpu_dropout
     from secauditai.models.encoders import load_encoder
     from secauditai.models.masked_language import build_masked_language_model
 
@@ -29,6 +30,8 @@ def build_model(recipe: Recipe) -> nn.Module:
         if recipe.initial_bundle:
             donor = open_bundle(Path(recipe.initial_bundle)).load_model()
             model.load_state_dict(donor.state_dict())
+    if recipe.device == "cpu":
+        use_cpu_dropout(model, encoder.module)
     if recipe.gradient_checkpointing:
         enable_gradient_checkpointing(encoder.module)
     return model
