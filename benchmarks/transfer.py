@@ -104,6 +104,8 @@ def show_loss(base: Run) -> bool:
     curve = [(r["step"], r["loss"]) for r in read_metrics(base.layout.metrics) if r["kind"] == "val"]
     print("masked-language loss on validation:", ", ".join(f"{step}: {loss:.3f}" for step, loss in curve), flush=True)
     losses = [loss for _, loss in curve]
+    if not losses:
+        raise SystemExit("the base training has recorded no validation")
     falls = all(after < before + NOISE for before, after in itertools.pairwise(losses))
     print(f"falls at every validation: {'yes' if falls else 'NO'}", flush=True)
     return falls and losses[-1] < losses[0]

@@ -17,6 +17,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from secauditai.config.files import read_layer, resolve_config
+from secauditai.config.leaves import leaves
 from secauditai.data.folds import Pool, open_fold, open_pool
 from secauditai.data.sources import open_data
 from secauditai.errors import ConfigError, RunError
@@ -201,8 +202,10 @@ def _open_record(request: FoldsRequest, pool: Pool) -> Record:
     """The record of the same request if there is one, else a new one that is not yet written."""
     training = request.training
     config = training.config.flat()
+    # Settings at their defaults do not count, so that a later version with more settings finds the record.
+    chosen = {name: value for name, value in config.items() if value != leaves()[name].default}
     key = json.dumps(
-        [training.kind, config, pool.dataset.content_hash, request.folds, request.register], sort_keys=True
+        [training.kind, chosen, pool.dataset.content_hash, request.folds, request.register], sort_keys=True
     )
     record_id = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = _directory(training.workspace, training.name) / f"{record_id}.json"

@@ -13,6 +13,8 @@ from secauditai.training.recipe import Recipe
 
 DECISIVE = ("seed", "precision")
 """Execution settings that decide what is learnt."""
+LIMITS = ("max_skipped", "max_spikes")
+"""Health settings that only decide when a run gives up."""
 DEVICES = ("num_workers", "gpu", "threads")
 PROMISED = ("device", "world_size", "threads", "micro_batch_tokens", "gradient_checkpointing", "log_interval")
 """Fields of a recipe on which bit-identity of weights and history rests."""
@@ -38,7 +40,7 @@ def change_settings(config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any
     refused = [
         f"{leaves()[name].flag} {_shown(before[name], recipe, name)} → {value}"
         for name, value in given.items()
-        if leaves()[name].section != "execution" or name in DECISIVE
+        if name not in LIMITS and (leaves()[name].section != "execution" or name in DECISIVE)
     ]
     if refused:
         raise RunError(
@@ -52,6 +54,8 @@ def change_settings(config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any
     }
     if "log_interval" in given:
         update["log_interval"] = execution.log_interval or max(1, recipe.total_steps // 1000)
+    if any(name in given for name in LIMITS):
+        update["health"] = changed.health.model_dump()
     notes: list[str] = []
     if any(name in given for name in DEVICES):
         devices = choose_devices(execution)

@@ -28,8 +28,8 @@ from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.request import TrainRequest
 
 LEARNING_RATES = {128: 1e-3, 256: 5e-4}
-"""Peak learning rate up to this width of the encoder, whether it has learnt already or not: one that was adapted in an
-afternoon moves as fast as a fresh one. Measured for 128, where 2e-3 diverges."""
+"""Peak learning rate up to this width of the encoder, whether it has learnt already or not. Measured from scratch for
+128, where 2e-3 diverges; for adapted encoders of these widths it is an assumption."""
 WIDE_FRESH, WIDE_PRETRAINED = 1e-4, 2e-5
 """Of wider encoders: from scratch, and pretrained, the usual value of BERT's descendants."""
 
