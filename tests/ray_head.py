@@ -91,9 +91,12 @@ def worker_node(head: Head, *, cpus: int = 1) -> Iterator[int]:
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--address", head.gcs_address]
     for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
         command += [option, str(free_port())]
-    command += ["--num-cpus", str(cpus)]
+    # Nodes of one session directory would unpack a job's code into one place, and remove it there, each for itself.
+    scratch = tempfile.mkdtemp(prefix="ray_node_")
+    command += ["--num-cpus", str(cpus), "--temp-dir", scratch]
     node = subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield node.pid
     finally:
         end(node)
+        shutil.rmtree(scratch, ignore_errors=True)

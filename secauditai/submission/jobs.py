@@ -19,6 +19,8 @@ LARGEST_PACKAGE = 20 * 2**20
 """Bytes of code shipped with a job; Ray itself refuses 100 MiB with an error that says nothing."""
 PATIENCE = 300.0
 """Seconds that the Jobs API may be out of reach while a job is followed."""
+BRIEF = 60.0
+"""The same while a job is submitted."""
 INTERVAL = 1.0
 
 Result = TypeVar("Result")
@@ -65,13 +67,20 @@ class JobsApi:
         Raises:
             ClusterError: when the cluster does not take it.
         """
-        with _code_package() as directory, self._telling():
-            self._client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=job_id,
-                runtime_env={"working_dir": str(directory)},
-                metadata={MARK: command},
-            )
+        with _code_package() as directory:
+
+            def submit() -> None:
+                if job_id in [job.job_id for job in self.list()]:  # taken before, but the answer was lost
+                    return
+                with self._telling():
+                    self._client.submit_job(
+                        entrypoint=entrypoint,
+                        submission_id=job_id,
+                        runtime_env={"working_dir": str(directory)},
+                        metadata={MARK: command},
+                    )
+
+            self._patiently(submit, BRIEF)
 
     def get(self, job_id: str) -> Job:
         """One job.
@@ -117,8 +126,8 @@ class JobsApi:
                 return job
             time.sleep(INTERVAL)
 
-    def _patiently(self, action: Callable[[], Result]) -> Result:
-        give_up = time.monotonic() + PATIENCE
+    def _patiently(self, action: Callable[[], Result], patience: float = PATIENCE) -> Result:
+        give_up = time.monotonic() + patience
         while True:
             try:
                 return action()
