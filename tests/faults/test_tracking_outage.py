@@ -39,8 +39,13 @@ class Server:
         ]
         place = ["--host", "127.0.0.1", "--port", self.port, "--workers", 1]
         words = [sys.executable, "-m", "mlflow", "server", *store, *place]
+        quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight more processes, for nothing here
         self.process = subprocess.Popen(
-            list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            list(map(str, words)),
+            env=quiet,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         wait_until(self.answers, "the server's start")
 
