@@ -42,7 +42,7 @@ def limit(config: dict[str, str]) -> None:
 
 
 def limited(data: Path, workspace: Path, megabytes: int, per_token: int) -> Run:
-    run = start(data, workspace, 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=512)
+    run = start(data, workspace, 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=256)
     (run.root / "limit").write_text(f"{megabytes} {per_token}")
     return run
 
@@ -50,16 +50,16 @@ def limited(data: Path, workspace: Path, megabytes: int, per_token: int) -> Run:
 def test_a_limit_on_a_worker_halves_the_micro_batch(
     data: Path, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = start(data, tmp_path / "calm", 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=512)
-    write_budgets(calm.layout.memory, [Budget(1, 256)])
+    calm = start(data, tmp_path / "calm", 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=256)
+    write_budgets(calm.layout.memory, [Budget(1, 128)])
     assert launch(calm).finished
-    run, said = limited(data, tmp_path, 3000, 8), list[str]()
+    run, said = limited(data, tmp_path, 1700, 8), list[str]()
     sabotage(monkeypatch, sys.modules[__name__], limit)
     result = launch(run, notify=said.append)
     assert (result.attempts, result.finished) == (1, True)
-    assert read_budgets(run.layout.memory) == [Budget(1, 256)]
-    assert [r["micro_batch_tokens"] for r in read_metrics(run.layout.metrics) if r["kind"] == "event"] == [256]
-    assert said == ["step 0: out of memory: going on with micro_batch_tokens 256"]
+    assert read_budgets(run.layout.memory) == [Budget(1, 128)]
+    assert [r["micro_batch_tokens"] for r in read_metrics(run.layout.metrics) if r["kind"] == "event"] == [128]
+    assert said == ["step 0: out of memory: going on with micro_batch_tokens 128"]
     same(run, calm)
 
 
