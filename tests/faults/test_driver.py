@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_runs import NAME, command, finetune_flags, left_over, rank_pids, run_of, same, wait_for_step
+from fault_runs import NAME, command, finetune_flags, left_over, rank_pids, run_of, same, wait_for_step, wait_until
 
 from secauditai.runs import Run
 
@@ -24,6 +24,8 @@ def test_a_driver_is_killed_then_stopped_and_resumed_bit_for_bit(data: Path, tmp
     assert left_over(ranks, 10) == []
 
     stopped = command(*resume)
+    # The history may hold the step already: only with ranks of its own does the new driver listen.
+    wait_until(lambda: run_of(tmp_path).info.pid == stopped.pid and len(rank_pids(run_of(tmp_path))) == 2, "ranks")
     wait_for_step(run_of(tmp_path), 60)
     family += psutil.Process(stopped.pid).children(recursive=True)
     stopped.send_signal(signal.SIGTERM)
