@@ -54,7 +54,7 @@ def preemption(data: Path, directory: Path) -> None:
             second.node_id, reason, "the cloud wants it back", deadline
         )
         assert accepted
-        while not said:
+        while not any("node preempted" in text for text in said):
             time.sleep(0.05)
         cluster.remove_node(second)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,8 @@ def run_case(case: str, data: Path, directory: Path) -> dict[str, Any]:
 def test_a_node_that_goes_away_with_notice_is_left_with_a_checkpoint(data: Path, tmp_path: Path) -> None:
     found = run_case("preemption", data, tmp_path)
     assert (found["attempts"], found["finished"]) == (2, True)
-    assert "node preempted" in found["said"][0]
-    assert "a checkpoint was written first" in found["said"][0]
+    (noticed,) = [text for text in found["said"] if "node preempted" in text]
+    assert "a checkpoint was written first" in noticed
     (event,) = found["events"]
     assert (event["event"], event["before"], event["now"]) == ("world_size", 2, 1)
     assert any("going on with 1 workers instead of 2" in text for text in found["said"])
@@ -44,7 +45,7 @@ def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(da
     assert found["finished"]
     assert found["attempts"] >= 2  # on a busy machine even half may be too much
     assert found["said"][0].startswith("out of memory: ")
-    assert "restart with micro_batch_tokens 256 from step 0" in found["said"][0]
+    assert re.search(r"restart with micro_batch_tokens 256 from step \d", found["said"][0])
     event = found["events"][-1]
     assert event["event"] == "out_of_memory"
     assert event["micro_batch_tokens"] <= 256
