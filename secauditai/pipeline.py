@@ -6,13 +6,15 @@ The commands, sweeps and cluster jobs all come through here.
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secauditai.config.files import read_layer, resolve_config
+from secauditai.errors import ClusterError
 from secauditai.export.publish import publish
-from secauditai.files import write_json
+from secauditai.mirror import address_of
 from secauditai.progress import Progress, silent
 from secauditai.runs import FINISHED, STOPPED, Run, read_metrics
 from secauditai.tracking.runs import TrackedDataset
@@ -21,8 +23,9 @@ from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
 from secauditai.tracking.store import shared_uri
 from secauditai.training.launch import Launch, launch, training_finished
+from secauditai.training.mirrored import BRIEF, send_begun, send_ended
 from secauditai.training.preparation import TrainingPlan, prepare_run
-from secauditai.training.recipe import read_recipe
+from secauditai.training.recipe import read_recipe, write_recipe
 
 Notify = Callable[[str], None]
 
@@ -46,7 +49,7 @@ class Outcome:
         info = self.run.info
         return {
             "run_id": info.run_id,
-            "run_dir": str(self.run.root),
+            "run_dir": address_of(self.run.root),
             "model": info.name,
             "version": self.version,
             "global_step": self.global_step,
@@ -75,7 +78,7 @@ def train(
     for notice in read_recipe(run.layout.recipe).notices:
         notify(notice)
     track(run, request.workspace, parent=request.parent_mlflow_run)
-    notify(f"Run {run.info.run_id} in {run.root}")
+    notify(f"Run {run.info.run_id} in {address_of(run.root)}")
     return complete(
         run,
         request.workspace,
@@ -94,7 +97,7 @@ def track(run: Run, workspace: Path, *, parent: str | None = None) -> None:
     settings = resolve_config(read_layer(run.layout.config)).flat()
     tags = {
         "run_id": info.run_id,
-        "run_dir": str(run.root),
+        "run_dir": address_of(run.root),
         "kind": info.kind,
         "task": info.task,
         "dataset_hash": info.dataset_hash or "",
@@ -113,7 +116,7 @@ def track(run: Run, workspace: Path, *, parent: str | None = None) -> None:
     )
     run.update(mlflow_run_id=mlflow_run_id)
     changed = recipe.model_copy(update={"tracking_uri": shared_uri(workspace), "mlflow_run_id": mlflow_run_id})
-    write_json(run.layout.recipe, changed.model_dump())
+    write_recipe(run.layout.recipe, changed)
 
 
 def complete(
@@ -134,7 +137,9 @@ def complete(
     config = resolve_config(read_layer(run.layout.config))
     try:
         result = Launch(0.0, 0.0, 0, finished=True)
-        if not training_finished(run):
+        if training_finished(run):
+            send_begun(run)  # what its last process could not send
+        else:
             result = launch(
                 run,
                 address=address,
@@ -151,6 +156,10 @@ def complete(
             finished=time.time(),
             model_version=published.version if published else None,
         )
+    except BaseException:
+        with suppress(ClusterError):  # what went wrong first is what is told
+            send_ended(run, BRIEF)
+        raise
     finally:
         finish_mlflow_run(workspace, run.info.mlflow_run_id, run.info.status)
     records = [record for record in read_metrics(run.layout.metrics) if record["kind"] == "train"]
@@ -171,6 +180,7 @@ def complete(
             "seconds": outcome.seconds,
         }
     )
+    send_ended(run)
     return outcome
 
 

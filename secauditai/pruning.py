@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 
 from secauditai.errors import RunError
-from secauditai.runs import FAILED, FINISHED, RUNNING, Run, list_runs
+from secauditai.mirror import address_of, mirror_of, withdraw
+from secauditai.runs import FAILED, FINISHED, RUNNING, Run, checkpoint_steps, fetch_history, list_runs
 
 INTERRUPTED = "interrupted"
 QUIET_SECONDS = 3600.0
@@ -67,7 +68,7 @@ class RunState:
             "age_seconds": round(time.time() - self.created),
             "bytes": self.size,
             "checkpoint_bytes": sum(self.checkpoint_sizes.values()),
-            "run_dir": str(self.run.root),
+            "run_dir": address_of(self.run.root),
         }
 
 
@@ -113,15 +114,14 @@ def read_state(run: Run) -> RunState:
     Raises:
         RunError: when its `run.json` is damaged.
     """
+    fetch_history(run)
     info, layout = run.info, run.layout
-    steps = {
-        int(p.parent.name.rpartition("_")[2]): p.parent for p in layout.checkpoints.glob("checkpoint_*/manifest.json")
-    }
+    steps = {step: layout.checkpoints / f"checkpoint_{step}" for step in checkpoint_steps(layout)}
     newest = steps[max(steps)] if steps else None
     status = info.status
     alive = info.pid is not None and psutil.pid_exists(info.pid)
     going = status == RUNNING and (alive or time.time() - _last_change(run) < QUIET_SECONDS)
-    if status == RUNNING and not alive:
+    if status == RUNNING and info.process_is_gone():
         status = INTERRUPTED
     return RunState(
         run=run,
@@ -134,8 +134,8 @@ def read_state(run: Run) -> RunState:
         version=info.model_version,
         sweep_id=info.sweep_id,
         created=info.created,
-        size=tree_size(run.root),
-        checkpoint_sizes={step: tree_size(path) for step, path in sorted(steps.items())},
+        size=_size(run.root),
+        checkpoint_sizes={step: _size(path) for step, path in sorted(steps.items())},
         best_step=_best_step(newest) if newest else None,
         may_be_running=going,
     )
@@ -181,7 +181,9 @@ def remove(workspace: Path, removal: Removal) -> None:
     shutil.rmtree(bin_, ignore_errors=True)  # what a killed `prune` left
     bin_.mkdir(parents=True)
     for number, path in enumerate(removal.paths):
-        path.rename(bin_ / str(number))
+        withdraw(path)
+        if path.exists():  # of a remote workspace, not all is here
+            path.rename(bin_ / str(number))
     shutil.rmtree(bin_)
     parent = removal.state.run.root.parent
     if not any(parent.iterdir()):
@@ -265,7 +267,16 @@ def _checkpoints(state: RunState) -> Removal:
     return Removal(state, paths, sum(state.checkpoint_sizes[step] for step in going), tuple(lost))
 
 
+def _size(root: Path) -> int:
+    """Bytes of a directory of the workspace, in its store when that is remote."""
+    mirror = mirror_of(root)
+    return tree_size(root) if mirror is None else sum(file.size for file in mirror.storage.files(mirror.key(root)))
+
+
 def _last_change(run: Run) -> float:
+    mirror = mirror_of(run.root)
+    if mirror is not None:
+        return max((file.changed for file in mirror.storage.files(mirror.key(run.root))), default=0.0)
     paths = (run.layout.info, run.layout.metrics, run.layout.checkpoints, run.layout.logs, *run.layout.logs.glob("*"))
     return max(path.stat().st_mtime for path in paths if path.exists())
 
@@ -286,8 +297,10 @@ def _last_step(metrics: Path) -> int:
 
 
 def _best_step(checkpoint: Path) -> int | None:
+    mirror, path = mirror_of(checkpoint), checkpoint / "state.json"
     try:
-        best = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["best_step"]
+        text = path.read_bytes() if mirror is None or path.exists() else mirror.read(path) or b""
+        best = json.loads(text)["best_step"]
         return None if best is None else int(best)
     except (OSError, ValueError, KeyError, TypeError):
         return None

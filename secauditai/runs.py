@@ -6,13 +6,17 @@ A run is one training of one model. `run.json` says what it is and how it went; 
 import json
 import os
 import secrets
+import socket
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from secauditai.errors import RunError
 from secauditai.files import write_json
+from secauditai.mirror import located, mirror_of, portable, send
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -64,6 +68,11 @@ class RunLayout:
         return self.root / "memory.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process of this machine that trains the run."""
+        return self.root / "training.lock"
+
+    @property
     def bundle(self) -> Path:
         """The saved model."""
         return self.root / "bundle"
@@ -92,6 +101,8 @@ class RunInfo:
     created: float = field(default_factory=time.time)
     finished: float | None = None
     pid: int | None = None
+    host: str | None = None
+    """The machine of that process."""
     config_name: str | None = None
     start_layer: dict[str, Any] = field(default_factory=dict)
     """Configuration and data of a `start`, without its flags: what a later bare `start` repeats."""
@@ -109,6 +120,13 @@ class RunInfo:
     """Why the run stopped or failed."""
     summary: dict[str, Any] = field(default_factory=dict)
     """What a finished run printed: metrics, rates, seconds."""
+
+    def process_is_gone(self) -> bool:
+        """Whether its process was one of this machine and has ended."""
+        import psutil
+
+        here = self.host in (None, socket.gethostname())
+        return here and self.pid is not None and not psutil.pid_exists(self.pid)
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,7 @@ class Run:
     def update(self, **changes: Any) -> RunInfo:
         """Change fields of `run.json` and return the new state."""
         info = replace(self.info, **changes)
-        write_json(self.layout.info, asdict(info))
+        write_info(self.layout, info)
         return info
 
 
@@ -148,8 +166,9 @@ def create_run(workspace: Path, name: str, *, kind: str, task: str, **more: Any)
     layout = RunLayout((workspace / "runs" / name / run_id).absolute())
     for directory in (layout.checkpoints, layout.logs):
         directory.mkdir(parents=True)
-    info = RunInfo(run_id=run_id, name=name, kind=kind, task=task, pid=os.getpid(), **more)
-    write_json(layout.info, asdict(info))
+    info = RunInfo(run_id=run_id, name=name, kind=kind, task=task, pid=os.getpid(), host=socket.gethostname(), **more)
+    write_info(layout, info)
+    send(layout.info)
     return Run(layout)
 
 
@@ -164,6 +183,11 @@ def open_run(root: Path) -> Run:
     return run
 
 
+def write_info(layout: RunLayout, info: RunInfo) -> None:
+    """Write `run.json`; in a remote workspace its path holds on every machine."""
+    write_json(layout.info, {**asdict(info), "dataset": portable(info.dataset, layout.info) if info.dataset else None})
+
+
 def read_info(layout: RunLayout) -> RunInfo:
     """Read `run.json`.
 
@@ -173,7 +197,8 @@ def read_info(layout: RunLayout) -> RunInfo:
     try:
         raw = json.loads(layout.info.read_text(encoding="utf-8"))
         known = {item.name for item in fields(RunInfo)}
-        return RunInfo(**{key: value for key, value in raw.items() if key in known})
+        info = RunInfo(**{key: value for key, value in raw.items() if key in known})
+        return replace(info, dataset=located(info.dataset, layout.info)) if info.dataset else info
     except FileNotFoundError:
         raise RunError("this is not a run directory, it has no run.json", where=str(layout.root)) from None
     except (ValueError, TypeError, AttributeError) as error:
@@ -208,6 +233,40 @@ def newest_run(workspace: Path, name: str) -> Run:
 def find_run(workspace: Path, run_id: str) -> Run | None:
     """The run of this id, if the workspace has it."""
     return next((run for run in list_runs(workspace) if run.root.name == run_id), None)
+
+
+def goes_on_from_store(layout: RunLayout) -> bool:
+    """Whether a run's history begins, on this machine, with all that the store of its remote workspace has.
+
+    Its records have times, so that no other history begins like this one. What was not sent yet is then worth keeping.
+    """
+    mirror = mirror_of(layout.root)
+    if mirror is None or not layout.metrics.exists():
+        return False
+    return layout.metrics.read_bytes().startswith(mirror.read(layout.metrics) or b"")
+
+
+def fetch_history(run: Run) -> None:
+    """Bring `run.json` and `metrics.jsonl` as they are now, when the workspace is remote and nobody trains here."""
+    mirror, layout = mirror_of(run.root), run.layout
+    if mirror is None:
+        return
+    try:
+        with FileLock(layout.lock, timeout=0):
+            mirror.fetch_file(layout.info)
+            if not goes_on_from_store(layout):
+                mirror.fetch_file(layout.metrics)
+    except Timeout:
+        return
+
+
+def checkpoint_steps(layout: RunLayout) -> list[int]:
+    """The steps that have a checkpoint, here or in the store of a remote workspace."""
+    mirror = mirror_of(layout.root)
+    names = {path.parent.name for path in layout.checkpoints.glob("checkpoint_*/manifest.json")}
+    if mirror is not None:
+        names |= mirror.trees(layout.checkpoints)
+    return sorted(int(name.removeprefix("checkpoint_")) for name in names)
 
 
 class MetricsTail:

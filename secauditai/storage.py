@@ -43,6 +43,8 @@ class StoredFile:
     key: str
     """Path below the storage's root, with `/`."""
     size: int
+    changed: float = 0.0
+    """When it was written, seconds since the epoch."""
 
 
 class Storage:
@@ -57,6 +59,19 @@ class Storage:
     def at(self, key: str) -> str:
         """The full address of a key."""
         return f"{self.address.rstrip('/')}/{key}"
+
+    def check_bucket(self) -> None:
+        """Make sure that the bucket is there.
+
+        Raises:
+            ClusterError: when it is not, or cannot be asked.
+        """
+        from pyarrow.fs import FileType
+
+        bucket = self._root.partition("/")[0]
+        info = self._ask("", lambda: self._filesystem.get_file_info(bucket))
+        if info.type == FileType.NotFound:
+            raise ClusterError(f"there is no bucket {bucket!r}", where=self.address, hint=_HINT)
 
     def exists(self, key: str) -> bool:
         """Whether there is a file of this key."""
@@ -88,14 +103,23 @@ class Storage:
         self._ask(key, write)
 
     def upload(self, path: Path, key: str) -> None:
-        """Copy a local file here, whole or not at all."""
+        """Copy a local file here, whole or not at all.
+
+        Raises:
+            FileNotFoundError: when it does not exist.
+        """
 
         def copy() -> None:
             with path.open("rb") as source, self._filesystem.open_output_stream(self._path(key)) as stream:
                 while block := source.read(BLOCK):
                     stream.write(block)
 
-        self._ask(key, copy)
+        try:
+            self._ask(key, copy)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+            raise ClusterError("its bucket is gone", where=self.at(key), hint=_HINT) from None
 
     def upload_tree(self, root: Path, key: str, *, last: str = "manifest.json") -> None:
         """Copy all files of a local directory; those named `last` follow when all others are there."""
@@ -136,9 +160,12 @@ class Storage:
 
         selector = FileSelector(self._path(key), allow_not_found=True, recursive=True)
         found = self._ask(key, lambda: self._filesystem.get_file_info(selector))
-        kept = (item for item in found if item.type == FileType.File)
+        kept = (item for item in found if item.type == FileType.File and ".." not in item.path.split("/"))
         return sorted(
-            (StoredFile(item.path.removeprefix(f"{self._root}/"), item.size) for item in kept),
+            (
+                StoredFile(item.path.removeprefix(f"{self._root}/"), item.size, (item.mtime_ns or 0) / 1e9)
+                for item in kept
+            ),
             key=lambda item: item.key,
         )
 

@@ -11,6 +11,7 @@ from secauditai.cli.options import address_option, json_option, workspace_option
 from secauditai.cli.output import Output, number
 from secauditai.cli.submit import OneProcessCommand
 from secauditai.errors import ConfigError
+from secauditai.mirror import address_of, send
 from secauditai.progress import Progress
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def evaluate(
             found, test_data, [*names, *(n for n in limits if n not in names)], workspace, backend, progress, out
         )
     path = save_evaluation(result, found.evaluations)
+    send(found.evaluations)
     _show(result, list(names), out)
-    out.say(f"Stored in {path}")
+    out.say(f"Stored in {address_of(path)}")
     out.next_step(f"secauditai train report --model {spec} --output report.html")
     out.document(result.document)
     missed = [
@@ -117,7 +119,7 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
     """
     from secauditai.evaluation.evaluate import newest_evaluation, save_evaluation
     from secauditai.evaluation.report import write_report
-    from secauditai.runs import read_metrics
+    from secauditai.runs import fetch_history, read_metrics
 
     out = Output(as_json=as_json)
     found = find_model(spec, workspace)
@@ -127,6 +129,9 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
             names = DEFAULT_METRICS.split(",")
             result = run_evaluation(found, None, names, workspace, "torch", progress, out)
         save_evaluation(result, found.evaluations)
+        send(found.evaluations)
+    if found.run:
+        fetch_history(found.run)
     history = read_metrics(found.run.layout.metrics) if found.run else []
     write_report(result, output, history=history)
     out.say(f"Wrote {output.absolute()}, about {result.document['model']} on {result.document['data']}")

@@ -10,6 +10,7 @@ from secauditai.cli.lookup import find_model
 from secauditai.cli.options import address_option, json_option, workspace_option
 from secauditai.cli.output import Output
 from secauditai.cli.submit import OneProcessCommand
+from secauditai.mirror import fetch
 
 if TYPE_CHECKING:
     from secauditai.models.bundle import Bundle
@@ -91,6 +92,8 @@ def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle |
     if spec is not None:
         return find_model(spec, workspace).bundle, ""
     run = find_run(workspace, run_id) if run_id else None
+    if run is not None:
+        fetch(run.layout.bundle)
     if run is None or not run.layout.bundle.exists():
         return None, f"run {run_id or '(none named)'} is not in {workspace}"
     return open_bundle(run.layout.bundle), ""
@@ -99,7 +102,7 @@ def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle |
 def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
     """Real samples to compare on: the named data, else the test split of the run's dataset."""
     from secauditai.data.dataset import is_dataset, open_dataset
-    from secauditai.data.sources import open_data
+    from secauditai.data.sources import fetch_dataset, open_data
     from secauditai.runs import find_run
 
     if data is not None:
@@ -107,6 +110,8 @@ def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
     else:
         run = find_run(workspace, run_id) if run_id else None
         root = Path(run.info.dataset) if run and run.info.dataset else None
+        if root is not None:
+            fetch_dataset(root)
         if root is None or not is_dataset(root):
             return []
         table = open_dataset(root).test_table()

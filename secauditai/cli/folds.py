@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from secauditai.cli.options import require_local
 from secauditai.cli.output import Output, duration, number
 from secauditai.cross_validation import FoldsPlan, FoldsRequest, Record, cross_validate, plan_folds
 
@@ -12,6 +13,7 @@ BASELINES = {"majority": "majority", "tfidf_logistic_regression": "TF-IDF + logi
 
 def run_folds(request: FoldsRequest, out: Output, *, dry_run: bool) -> None:
     """Carry out a cross-validation, or go on with it, and report."""
+    require_local(request.training.workspace, "a cross-validation")
     with out.progress() as progress:
         plan = plan_folds(request, progress)
         first = plan.plans[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secauditai.errors import ModelError
+from secauditai.mirror import fetch
 from secauditai.runs import Run, find_run
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def find_model(spec: str, workspace: Path) -> FoundModel:
     run_id = str(bundle.card.provenance.get("run_id") or "")
     run = find_run(workspace, run_id) if run_id else None
     directory = run.layout.evaluations if run else workspace / "evaluations" / bundle.sha256[:16]
+    fetch(directory)
     label = f"{resolved.name}/{resolved.version}" if resolved.version is not None else spec
     return FoundModel(bundle, resolved.description, label, run, directory)
 
@@ -53,8 +55,11 @@ def own_dataset(found: FoundModel) -> "Dataset":
         ModelError: when this workspace does not have it.
     """
     from secauditai.data.dataset import is_dataset, open_dataset
+    from secauditai.data.sources import fetch_dataset
 
     root = Path(found.run.info.dataset or "") if found.run else None
+    if root is not None:
+        fetch_dataset(root)
     if root is None or not is_dataset(root):
         hint = "Name test data with `secauditai train evaluate --model … --test-data …`."
         raise ModelError("the data this model was trained on is not here", where=found.label, hint=hint)

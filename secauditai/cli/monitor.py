@@ -9,7 +9,8 @@ import click
 from secauditai.cli.options import json_option, workspace_option
 from secauditai.cli.output import Output, duration, number
 from secauditai.config.files import check_name
-from secauditai.runs import RUNNING, Run, newest_run, read_metrics
+from secauditai.mirror import address_of
+from secauditai.runs import RUNNING, Run, checkpoint_steps, fetch_history, newest_run, read_metrics
 
 INTERVAL = 2.0
 """Seconds between two looks."""
@@ -53,20 +54,16 @@ def monitor(name: str, once: bool, workspace: Path, as_json: bool) -> None:
 
 def read_state(run: Run) -> dict[str, Any]:
     """Where a run stands, from its files alone."""
+    fetch_history(run)
     info, records = run.info, read_metrics(run.layout.metrics)
     train = [record for record in records if record["kind"] == "train"]
     val = [record for record in records if record["kind"] == "val"]
     step, total = (records[-1]["step"] if records else 0), info.total_steps or 0
     rate = _steps_per_second(train)
-    checkpoints = sorted(
-        (
-            int(path.parent.name.rpartition("_")[2])
-            for path in run.layout.checkpoints.glob("checkpoint_*/manifest.json")
-        ),
-    )
+    checkpoints = checkpoint_steps(run.layout)
     return {
         "run_id": info.run_id,
-        "run_dir": str(run.root),
+        "run_dir": address_of(run.root),
         "model": info.name,
         "kind": info.kind,
         "task": info.task,
@@ -93,12 +90,8 @@ def read_state(run: Run) -> dict[str, Any]:
 
 def _status(run: Run) -> str:
     """The run's status; `interrupted` when it says running but its process on this machine is gone."""
-    import psutil
-
     info = run.info
-    if info.status == RUNNING and info.pid is not None and not psutil.pid_exists(info.pid):
-        return "interrupted"
-    return info.status
+    return "interrupted" if info.status == RUNNING and info.process_is_gone() else info.status
 
 
 def _steps_per_second(train: list[dict[str, Any]]) -> float:

@@ -9,6 +9,8 @@ import click
 
 from secauditai.config.leaves import Leaf, leaves
 from secauditai.errors import ConfigError
+from secauditai.mirror import address_of, mirror_of, open_mirror
+from secauditai.storage import is_remote
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -16,11 +18,16 @@ WORKSPACE_VARIABLE = "SECAUDITAI_WORKSPACE"
 DEFAULT_WORKSPACE = ".secauditai"
 
 
-def _workspace(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
+def open_workspace(value: str) -> Path:
+    """The directory of a workspace: itself, or this machine's mirror of a remote one.
+
+    Raises:
+        ConfigError, ClusterError: when it is neither, or cannot be reached.
+    """
+    if is_remote(value):
+        return open_mirror(value)
     if "://" in value:
-        raise ConfigError(
-            f"the workspace {value} is remote, which is not supported here", hint="Give a local directory."
-        )
+        raise ConfigError(f"{value} is no workspace", hint="Give a local directory or s3://bucket/prefix.")
     return Path(value).expanduser().absolute()
 
 
@@ -29,8 +36,9 @@ workspace_option = click.option(
     envvar=WORKSPACE_VARIABLE,
     default=DEFAULT_WORKSPACE,
     show_default=True,
-    callback=_workspace,
-    help=f"Directory of runs, configurations, cache and MLflow database; also {WORKSPACE_VARIABLE}.",
+    callback=lambda _ctx, _param, value: open_workspace(value),
+    help="Directory or s3://bucket/prefix of runs, configurations, cache and MLflow database; also "
+    f"{WORKSPACE_VARIABLE}.",
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, all else on stderr."
@@ -43,10 +51,23 @@ address_option = click.option(
 )
 
 
+def require_local(workspace: Path, what: str) -> None:
+    """Refuse what needs a file system that its processes share.
+
+    Raises:
+        ConfigError: when the workspace is on an object store.
+    """
+    if mirror_of(workspace) is not None:
+        hint = "Use a local directory, or a network directory that all nodes share."
+        raise ConfigError(
+            f"{what} cannot work in a workspace on an object store", where=address_of(workspace), hint=hint
+        )
+
+
 def workspace_of(ctx: click.Context) -> Path:
     """The workspace of a command, whether it has the option or not."""
     given: Path | None = ctx.params.get("workspace")
-    return given or Path(os.environ.get(WORKSPACE_VARIABLE, DEFAULT_WORKSPACE)).expanduser().absolute()
+    return given or open_workspace(os.environ.get(WORKSPACE_VARIABLE, DEFAULT_WORKSPACE))
 
 
 class SettingType(click.ParamType[Any]):

@@ -11,6 +11,7 @@ from secauditai.cli.options import json_option, workspace_option
 from secauditai.cli.output import Output, duration
 from secauditai.config.files import check_name
 from secauditai.errors import RunError
+from secauditai.mirror import address_of
 
 if TYPE_CHECKING:
     from secauditai.pruning import Removal, RunState
@@ -52,8 +53,9 @@ def list_command(name: str | None, workspace: Path, as_json: bool) -> None:
     total = sum(state.size for state in states)
     if states:
         out.table([_row(state) for state in states], ["run", "kind", "status", "steps", "size", "version", "age"])
-    out.say(f"{len(states)} runs in {workspace}, {size(total)}")
-    out.document({"workspace": str(workspace), "runs": [state.document() for state in states], "bytes": total})
+    place = address_of(workspace)
+    out.say(f"{len(states)} runs in {place}, {size(total)}")
+    out.document({"workspace": place, "runs": [state.document() for state in states], "bytes": total})
 
 
 @click.command()

@@ -12,6 +12,7 @@ from secauditai.cli.options import workspace_of
 from secauditai.cli.output import Output
 from secauditai.cluster import in_ray_job
 from secauditai.errors import ClusterError, ConfigError
+from secauditai.mirror import address_of
 
 if TYPE_CHECKING:
     from secauditai.storage import Storage
@@ -44,7 +45,7 @@ class ComputeCommand(click.Command):
         from secauditai.submission.addresses import resolve_target
 
         workspace = workspace_of(ctx)
-        target = resolve_target(address, workspace)
+        target = resolve_target(address, workspace, shared_workspace=address_of(workspace))
         if target.through_jobs:
             return ctx.exit(submit_command(ctx, target, workspace))
         if not self.attaches:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
+from secauditai.cli.options import (
+    address_option,
+    given_settings,
+    json_option,
+    require_local,
+    setting_options,
+    workspace_option,
+)
 from secauditai.cli.output import Output, duration, number
 from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import NamedConfigs
@@ -142,6 +149,7 @@ def tune(
     from secauditai.tuning.sweep import resume_sweep, run_sweep
 
     out = Output(as_json=as_json)
+    require_local(workspace, "a sweep")
     chosen, settings = Choices(**choices), given_settings(ctx)
     if resume is not None:
         _refuse_with_resume(chosen, settings, dry_run=dry_run)

@@ -16,6 +16,7 @@ from secauditai.config.leaves import did_you_mean, find_leaf, leaves, sections
 from secauditai.config.settings import TrainConfig
 from secauditai.config.spaces import Space, looks_like_space, parse_space
 from secauditai.errors import ConfigError
+from secauditai.mirror import send, withdraw
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Layer = dict[str, Any]
@@ -171,6 +172,7 @@ class NamedConfigs:
                 f"the configuration {name} exists already", where=str(path), hint="Use --overwrite, or `config set`."
             )
         write_layer(path, layer)
+        send(path)
         return path
 
     def read(self, name: str) -> Layer:
@@ -194,6 +196,7 @@ class NamedConfigs:
         layer = merge_layers(self.read(name), changes)
         resolve_config(layer, allow_spaces=True)
         write_layer(self.path(name), layer)
+        send(self.path(name))
         return layer
 
     def delete(self, name: str) -> Path:
@@ -201,4 +204,5 @@ class NamedConfigs:
         self.read(name)
         path = self.path(name)
         path.unlink()
+        withdraw(path)
         return path

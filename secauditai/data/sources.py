@@ -4,6 +4,7 @@ Raw input is prepared into the cache, addressed by its content, so that it is re
 """
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from secauditai.data.parse import BUILT_IN
 from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import READERS, find_source
 from secauditai.data.remote import list_remote
+from secauditai.data.replacing import replacing
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
 from secauditai.files import describe_file
+from secauditai.mirror import fetch, mirror_of, send
 from secauditai.progress import Progress, silent
 from secauditai.storage import is_remote
 
@@ -62,6 +65,7 @@ def open_data(
     root = cache / "datasets" / _address(meant, settings, seed if split else None)
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
+        fetch(root)
         if not is_dataset(root):
             prepared = prepare(
                 meant,
@@ -73,6 +77,7 @@ def open_data(
             )
             if split:
                 split_dataset(prepared.dataset, SplitPlan(seed=seed), Runner(prepared.through_ray, address))
+        send(root)
     origin = f"built-in {BUILT_IN}" if uses_built_in(meant) else f"raw data {meant}"
     return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
 
@@ -96,10 +101,41 @@ def _split_in_cache(dataset: Dataset, cache: Path, seed: int) -> Dataset:
     root = cache / "datasets" / f"{dataset.content_hash[:24]}-seed{seed}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
+        fetch(root)
         if not is_dataset(root) or not open_dataset(root).splits():
             split_dataset(copy_dataset(dataset, root), SplitPlan(seed=seed))
+        send(root)
     opened = open_dataset(root, name=dataset.name)
     return replace(opened, origin=f"{dataset.origin}, split 0.8/0.1/0.1 by seed {seed} in {root}")
+
+
+def keep_in_workspace(dataset: Dataset, cache: Path) -> Dataset:
+    """A dataset where every machine finds it: in the store of a remote workspace, copied there if it lies elsewhere.
+
+    In a local workspace it stays where it is.
+    """
+    mirror = mirror_of(cache)
+    if mirror is None or dataset.root.is_relative_to(mirror.root):
+        return dataset
+    digest = str(describe_file(dataset.layout.manifest)["sha256"])
+    root = cache / "datasets" / digest[:24]
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        mirror.fetch_tree(root)
+        if not is_dataset(root):
+            with replacing(root) as partial:
+                shutil.copytree(dataset.root, partial, dirs_exist_ok=True)
+        mirror.send_tree(root)
+    return replace(open_dataset(root, name=dataset.name), origin=f"{dataset.origin}, kept in {mirror.address}")
+
+
+def fetch_dataset(root: Path) -> None:
+    """Bring a dataset that another machine has prepared into this one's mirror of a remote workspace, once."""
+    mirror = mirror_of(root)
+    if mirror is not None:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{root}.lock"):
+            mirror.fetch_tree(root)
 
 
 def _address(spec: str, settings: CleaningSettings, seed: int | None) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secauditai.export.onnx import export_onnx
+from secauditai.mirror import address_of
 from secauditai.models.bundle import Bundle, refresh_manifest
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run
@@ -43,7 +44,7 @@ def publish(run: Run, workspace: Path, *, register_model: bool = True, progress:
 def register(run: Run, workspace: Path, tags: Mapping[str, str] | None = None) -> int:
     """Register the saved model of a run as a new version of its name; return the version."""
     info = run.info
-    lineage = {"run_id": info.run_id, "run_dir": str(run.root), "dataset_hash": info.dataset_hash or ""}
+    lineage = {"run_id": info.run_id, "run_dir": address_of(run.root), "dataset_hash": info.dataset_hash or ""}
     registered = register_bundle(
         workspace,
         run.layout.bundle,

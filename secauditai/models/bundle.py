@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from secauditai.data.replacing import replacing
 from secauditai.data.windows import Windowing
 from secauditai.errors import ModelError
 from secauditai.files import describe_file, describe_tree
+from secauditai.mirror import mirror_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -219,6 +221,23 @@ def open_bundle(root: Path) -> Bundle:
         reason = "its card is damaged" if isinstance(error, ValidationError) else str(error)
         raise ModelError(f"not a saved model: {reason}", where=str(root)) from None
     return Bundle(layout, card)
+
+
+def keep_bundle(bundle: Bundle, cache: Path) -> Bundle:
+    """A bundle where every machine finds it: in the store of a remote workspace, copied there if it lies elsewhere.
+
+    In a local workspace it stays where it is.
+    """
+    mirror, root = mirror_of(cache), bundle.layout.root
+    if mirror is None:
+        return bundle
+    if not root.is_relative_to(mirror.root):
+        root = cache / "models" / bundle.sha256
+        if not is_bundle(root):
+            with replacing(root) as partial:
+                shutil.copytree(bundle.layout.root, partial, dirs_exist_ok=True)
+    mirror.send_tree(root)
+    return Bundle(BundleLayout(root), bundle.card)
 
 
 def refresh_manifest(layout: BundleLayout) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from secauditai.errors import ConfigError, RunError
 from secauditai.files import write_json
+from secauditai.mirror import fetch_files, mirror_of, send
 from secauditai.tracking.connection import BRIEF, call, connect, error_code, failures, load_mlflow, probe, sqlite_path
 from secauditai.tracking.redact import redact_text
 
@@ -50,6 +51,13 @@ def tracking_uri(workspace: Path) -> str:
         ConfigError: when the variable names what MLflow cannot use.
     """
     given = os.environ.get(VARIABLE, "").strip()
+    if mirror_of(workspace) is not None and not given.startswith(("http://", "https://")):
+        named = f"not {redact_text(given)}" if given else "and none is named"
+        raise ConfigError(
+            f"a workspace on an object store needs an MLflow server, {named}",
+            where=VARIABLE,
+            hint="Set it to http(s)://host:port; `mlflow server` starts one.",
+        )
     if not given:
         return _sqlite_uri(workspace / "mlflow.db")
     scheme = given.partition(":")[0].partition("+")[0].lower()
@@ -139,11 +147,14 @@ def _create_experiment(client: "MlflowClient", workspace: Path | None) -> None:
 def read_workspace_id(workspace: Path) -> str:
     """What tells this workspace's models from others' on a shared server; made at first use."""
     path = workspace / "workspace.json"
+    if not path.exists():
+        fetch_files(path)
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["workspace_id"])
     except FileNotFoundError:
         identity = uuid.uuid4().hex
         write_json(path, {"workspace_id": identity})
+        send(path)
         return identity
     except (ValueError, KeyError, TypeError):
         raise ConfigError("damaged workspace.json", where=str(path), hint="Delete it; it is made anew.") from None

@@ -13,6 +13,7 @@ from torch import nn
 from secauditai.errors import RunError
 from secauditai.runs import RunLayout
 from secauditai.training.checkpoint import TrainState, clear_directory
+from secauditai.training.mirrored import sending
 from secauditai.training.recipe import Recipe
 from secauditai.training.recorder import Recorder
 from secauditai.training.schedule import CheckpointClock
@@ -86,7 +87,7 @@ def open_journal(recipe: Recipe, layout: RunLayout, state: TrainState) -> Iterat
     Raises:
         RunError: when one does.
     """
-    lock = FileLock(layout.root / "training.lock")
+    lock = FileLock(layout.lock)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
@@ -95,6 +96,7 @@ def open_journal(recipe: Recipe, layout: RunLayout, state: TrainState) -> Iterat
         ) from None
     with ExitStack() as stack:
         stack.callback(lock.release)
+        stack.enter_context(sending(layout, recipe.keep_checkpoints))
         journal = Journal(recipe, layout, state)
         stack.callback(journal.close)
         stack.enter_context(_shipping(recipe, layout))

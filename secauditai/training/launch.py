@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,7 @@ from secauditai.training.memory import (
     read_budgets,
     write_budgets,
 )
+from secauditai.training.mirrored import send_begun
 from secauditai.training.recipe import Recipe, read_recipe
 from secauditai.training.rungs import loop_config, rule_in
 from secauditai.training.stopping import StoppedBeforeTraining, StopRequest, listen_in_driver, read_stop, request_stop
@@ -78,7 +80,8 @@ def launch(
     recipe, attempt = read_recipe(run.layout.recipe), AttemptLayout(run.layout.attempt)
     await_predecessor(attempt)
     attempt.renew()
-    run.update(status=RUNNING, message=None, pid=os.getpid())
+    run.update(status=RUNNING, message=None, pid=os.getpid(), host=socket.gethostname())
+    send_begun(run)
     begun = time.monotonic()
     try:
         # Connecting installs Ray's own SIGTERM handler, so ours comes behind it.

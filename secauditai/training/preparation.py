@@ -15,16 +15,17 @@ from secauditai.config.settings import TrainConfig
 from secauditai.data.dataset import Dataset
 from secauditai.data.plan import steps_per_epoch
 from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
-from secauditai.data.sources import open_data
+from secauditai.data.sources import keep_in_workspace, open_data
 from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
 from secauditai.data.windows import Windowing
 from secauditai.errors import ConfigError, DataError
-from secauditai.files import write_json
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
+from secauditai.tracking.store import tracking_uri
 from secauditai.training.devices import Devices, choose_devices, measure_precision
 from secauditai.training.promise import installed_versions, record_promise
+from secauditai.training.recipe import Recipe, write_recipe
 from secauditai.training.request import TrainRequest
 
 LEARNING_RATES = {128: 1e-3, 256: 5e-4}
@@ -65,6 +66,7 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
         raise ConfigError(
             "there is no training data", where="data", hint="Name it with --data, or set `data` in the configuration."
         )
+    tracking_uri(request.workspace)  # what is wrong with it is told before anything begins
     model = resolve_model(config.architecture.model, request.workspace, catalogue_first=request.is_base)
     if config.architecture.model_size and model.kind != "scratch":
         raise ConfigError(
@@ -80,6 +82,7 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
         settings=config.cleaning,
         progress=progress,
     )
+    dataset = keep_in_workspace(dataset, request.workspace / "cache")
     train, val = _training_tables(dataset)
     heads = {} if request.is_base else {task: _labels(task, train) for task in config.tasks}
     per_epoch = steps_per_epoch(train.num_rows, config.optimization.batch_size)
@@ -158,7 +161,7 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
     recipe["promise"] = record_promise(plan.dataset, run.layout.initial, stores).model_dump()
     loss = _windowing(config).describe_loss(stores["train"].lengths[:, 0])
     recipe["notices"] = [*initial["notices"], *([loss] if loss else [])]
-    write_json(run.layout.recipe, recipe)
+    write_recipe(run.layout.recipe, Recipe.model_validate(recipe))
     return run
 
 
@@ -168,7 +171,7 @@ def _windowing(config: TrainConfig) -> Windowing:
 
 def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
     """Save the encoder and tokenizer that training starts from, whatever they come from."""
-    from secauditai.models.bundle import open_bundle
+    from secauditai.models.bundle import keep_bundle, open_bundle
     from secauditai.models.encoders import build_encoder, check_max_length, load_encoder, save_encoder
     from secauditai.models.masked_language import FRESH_HEAD, save_head_state
 
@@ -185,7 +188,8 @@ def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
     elif model.bundle is not None:
         bundle = open_bundle(model.bundle)
         encoder = load_encoder(bundle.layout.encoder)
-        donor = str(model.bundle) if plan.heads and bundle.card.heads == plan.heads else None
+        if plan.heads and bundle.card.heads == plan.heads:
+            donor = str(keep_bundle(bundle, plan.request.workspace / "cache").layout.root)
     else:
         encoder = load_encoder(model.hub_id or model.spec, revision=model.revision)
     check_max_length(encoder, config.input.max_length)

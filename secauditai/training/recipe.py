@@ -12,7 +12,12 @@ from pydantic import BaseModel, ConfigDict
 from secauditai.config.settings import HealthSettings, OptimizationSettings
 from secauditai.data.windows import Windowing
 from secauditai.errors import RunError
+from secauditai.files import write_json
+from secauditai.mirror import located, portable
 from secauditai.training.promise import Promise
+
+PATHS = ("initial", "initial_bundle", "train_store", "val_store")
+"""Fields of the recipe that name a directory."""
 
 
 class Recipe(BaseModel):
@@ -82,6 +87,12 @@ class Recipe(BaseModel):
         )
 
 
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a run's recipe, whole or not at all; in a remote workspace its paths hold on every machine."""
+    document = recipe.model_dump()
+    write_json(path, document | {name: portable(document[name], path) for name in PATHS if document[name]})
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a run's recipe.
 
@@ -89,6 +100,9 @@ def read_recipe(path: Path) -> Recipe:
         RunError: when it is missing or damaged.
     """
     try:
-        return Recipe.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate(
+            document | {name: located(document[name], path) for name in PATHS if document.get(name)}
+        )
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"the run cannot be continued, its recipe is damaged: {error}", where=str(path)) from None

@@ -9,9 +9,10 @@ from typing import Any
 from secauditai.config.files import read_layer, resolve_config, write_layer
 from secauditai.config.settings import TrainConfig
 from secauditai.data.dataset import Dataset
-from secauditai.data.tokens import build_token_store, open_token_store
+from secauditai.data.sources import fetch_dataset
+from secauditai.data.tokens import build_token_store, fetch_token_store, open_token_store
 from secauditai.errors import DataError, RunError
-from secauditai.files import write_json
+from secauditai.mirror import fetch
 from secauditai.progress import Progress, silent
 from secauditai.runs import FINISHED, Run, create_run, list_runs, newest_run, open_run, read_metrics
 from secauditai.training.changes import Changes, change_settings
@@ -22,9 +23,10 @@ from secauditai.training.checkpoint import (
     read_state,
     resolve_checkpoint,
 )
+from secauditai.training.mirrored import fetch_run
 from secauditai.training.preparation import build_augmentation
 from secauditai.training.promise import check_promise, open_same_dataset, token_digest
-from secauditai.training.recipe import Recipe, read_recipe
+from secauditai.training.recipe import Recipe, read_recipe, write_recipe
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Resumption:
         if self.branches and self.checkpoint:
             return branch(workspace, self.run, self.checkpoint, self.changes)
         write_layer(self.run.layout.config, config.flat())
-        write_json(self.run.layout.recipe, recipe.model_dump())
+        write_recipe(self.run.layout.recipe, recipe)
         return self.run
 
 
@@ -88,6 +90,7 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[s
     run = _begun_run(workspace, name, checkpoint)
     if checkpoint == "latest" and _complete(run, branches=False):
         return Resumption(run, None, branches=False)
+    fetch_run(run, checkpoint)
     damaged: list[str] = []
     latest = newest_checkpoint(run.layout.checkpoints, damaged.append)
     found = latest
@@ -98,6 +101,9 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[s
         return Resumption(run, found, branches, tuple(damaged))
     recipe = read_recipe(run.layout.recipe)
     noted = check_versions(run)
+    fetch_dataset(Path(run.info.dataset or ""))
+    if recipe.initial_bundle:
+        fetch(Path(recipe.initial_bundle))
     dataset = open_same_dataset(Path(run.info.dataset or ""), recipe.promise)
     changes = change_settings(resolve_config(read_layer(run.layout.config)), recipe, flags or {})
     _check_device(changes.recipe, run)
@@ -164,6 +170,7 @@ def restore_stores(recipe: Recipe, dataset: Dataset, config: TrainConfig, progre
 
     for split, root in (("train", Path(recipe.train_store)), ("val", Path(recipe.val_store))):
         digest = recipe.promise.tokens[split]
+        fetch_token_store(root)
         if _is_intact(root, digest):
             continue
         shutil.rmtree(root, ignore_errors=True)
@@ -215,7 +222,7 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout, changes: 
         shutil.copytree(root, run.layout.checkpoints / root.name)
     own = {"initial": str(run.layout.initial), "mlflow_run_id": None, "tracking_uri": None}
     # Last: without a recipe there is no run to go on with.
-    write_json(run.layout.recipe, changes.recipe.model_copy(update=own).model_dump())
+    write_recipe(run.layout.recipe, changes.recipe.model_copy(update=own))
     return run
 
 

@@ -6,6 +6,7 @@ Every attempt is a fresh Ray run with a name of its own; Ray never holds a check
 import logging
 import os
 import shutil
+import socket
 import time
 import uuid
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from secauditai.cluster import Cluster
 from secauditai.errors import ClusterError
+from secauditai.mirror import mirror_of
 from secauditai.runs import Run
 from secauditai.training.attempt import (
     AttemptLayout,
@@ -139,6 +141,7 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
         WorkersLost: when ranks or the controller died; all ranks are gone by then.
         ClusterError: when the cluster has no room for the workers.
     """
+    check_machines(run)
     attempt, storage, started = AttemptLayout(run.layout.attempt), run.root / "ray", time.time()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon the controller sees an end
@@ -168,6 +171,22 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
         free_reservation(attempt)
         shutil.rmtree(storage, ignore_errors=True)
     return max(0.0, attempt.ready.stat().st_mtime - started) if attempt.ready.exists() else 0.0
+
+
+def check_machines(run: Run) -> None:
+    """Workers of one run exchange files; through an object store they do not, so that all must be on this machine.
+
+    Raises:
+        ClusterError: when the cluster has other machines and the workspace is remote.
+    """
+    mirror = mirror_of(run.root)
+    others = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+    if mirror is not None and others - {socket.gethostname()}:
+        raise ClusterError(
+            "workers on several machines cannot train in a workspace on an object store",
+            where=mirror.address,
+            hint="Use a network directory that all nodes share, or a machine of its own.",
+        )
 
 
 def scaling(recipe: Recipe, cluster_cpus: float) -> Any:

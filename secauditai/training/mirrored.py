@@ -1,0 +1,223 @@
+"""A run of a remote workspace: brought here before it goes on, sent while it trains.
+
+The leading rank sends in the background, so that no step waits for the store: history first, then the checkpoints
+that count on it, each with its manifest last. While the store is away, they wait on this machine's disk.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from secauditai.errors import ClusterError, RunError
+from secauditai.mirror import Mirror, mirror_of
+from secauditai.runs import Run, RunLayout, goes_on_from_store
+from secauditai.storage import PATIENCE
+from secauditai.training.checkpoint import (
+    CheckpointLayout,
+    delete_checkpoint,
+    list_checkpoints,
+    newest_checkpoint,
+    read_state,
+)
+
+logger = logging.getLogger("secauditai.training")
+
+INTERVAL = 3.0
+"""Seconds between two looks at what is new."""
+BRIEF = 5.0
+"""Seconds that a run that went wrong waits for a store that is away."""
+
+
+class RunSender:
+    """Sends what the leading rank writes: `metrics.jsonl`, `memory.json`, logs and checkpoints."""
+
+    def __init__(self, mirror: Mirror, layout: RunLayout, keep: int | None) -> None:
+        """Prepare.
+
+        Args:
+            mirror: the workspace.
+            layout: the run directory, in the mirror.
+            keep: checkpoints that the run keeps, besides the best; others go from the store too.
+        """
+        self._mirror, self._layout, self._keep = mirror, layout, keep
+        self._sent: dict[Path, tuple[int, int]] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="run-sender", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send in the background."""
+        self._mirror.storage.patience = 0.0  # the next look is the next try
+        self._thread.start()
+
+    def close(self, patience: float) -> None:
+        """Send the rest.
+
+        Raises:
+            ClusterError: when the store stays away for longer than `patience` seconds, or refuses.
+        """
+        self._done.set()
+        self._thread.join()
+        self._mirror.storage.patience = patience
+        self.send()
+
+    def send(self) -> None:
+        """Send what is new since the last time."""
+        checkpoints = list_checkpoints(self._layout.checkpoints)  # before the history that they count on
+        for path in (self._layout.metrics, self._layout.memory, *sorted(self._layout.logs.glob("*.log"))):
+            self._send_changed(path)
+        new = [checkpoint for checkpoint in checkpoints if self._send_checkpoint(checkpoint)]
+        if new and self._keep and len(checkpoints) >= self._keep:
+            self._drop_others()
+
+    def _go_on(self) -> None:
+        away = False
+        while not self._done.wait(INTERVAL):
+            try:
+                self.send()
+            except ClusterError as error:
+                if not away:
+                    logger.warning("%s; training goes on, and sending when it is back", error)
+                away = True
+            else:
+                if away:
+                    logger.warning("the storage is back: %s", self._mirror.address)
+                away = False
+
+    def _send_changed(self, path: Path) -> None:
+        state = _state(path)
+        if state is not None and self._sent.get(path) != state:
+            self._mirror.send_file(path)
+            self._sent[path] = state
+
+    def _send_checkpoint(self, checkpoint: CheckpointLayout) -> bool:
+        """Send a checkpoint that is not there yet; False for one that was, or that retention has deleted meanwhile."""
+        state = _state(checkpoint.manifest)
+        if state is None or self._sent.get(checkpoint.root) == state:
+            return False
+        try:
+            self._mirror.send_tree(checkpoint.root)
+        except FileNotFoundError:
+            return False
+        self._sent[checkpoint.root] = state
+        return True
+
+    def _drop_others(self) -> None:
+        """Delete checkpoints from the store that are not here any more."""
+        here = {checkpoint.root.name for checkpoint in list_checkpoints(self._layout.checkpoints)}
+        for name in sorted(self._mirror.trees(self._layout.checkpoints, whole=False) - here):
+            self._mirror.storage.delete_tree(f"{self._mirror.key(self._layout.checkpoints)}/{name}")
+
+
+@contextmanager
+def sending(layout: RunLayout, keep: int | None) -> Iterator[None]:
+    """Send a run while it trains, and the rest at the end, when its workspace is remote.
+
+    Raises:
+        ClusterError: when the store takes the end of the run neither at once nor after minutes.
+    """
+    mirror = mirror_of(layout.root)
+    if mirror is None:
+        yield
+        return
+    sender = RunSender(mirror, layout, keep)
+    sender.start()
+    try:
+        yield
+    except BaseException:
+        with suppress(ClusterError):  # what went wrong first is what is told
+            sender.close(BRIEF)
+        raise
+    sender.close(PATIENCE)
+
+
+def send_begun(run: Run) -> None:
+    """Leave in the store what any machine needs to train this run or to go on with it, besides its checkpoints."""
+    mirror = mirror_of(run.root)
+    if mirror is not None:
+        layout = run.layout
+        mirror.send_tree(layout.initial)
+        for path in (layout.config, layout.memory, layout.metrics, layout.recipe, layout.info):
+            mirror.send_file(path)
+        for checkpoint in list_checkpoints(layout.checkpoints):  # a branch begins with some
+            mirror.send_tree(checkpoint.root)
+
+
+def send_ended(run: Run, patience: float = PATIENCE) -> None:
+    """Leave in the store how a run went: its model if there is one, its evaluations, `run.json`."""
+    mirror = mirror_of(run.root)
+    if mirror is not None:
+        mirror.storage.patience = patience
+        for tree in (run.layout.bundle, run.layout.evaluations):
+            if tree.is_dir():
+                mirror.send_tree(tree)
+        mirror.send_file(run.layout.info)
+
+
+def fetch_run(run: Run, wanted: str = "latest") -> None:
+    """Bring a run as the store has it, with the newest whole checkpoint, its best one and the one that is wanted.
+
+    What this machine has of the run and could not send is kept when it goes on from what the store has; else the
+    store is right.
+
+    Args:
+        run: a run of the overview.
+        wanted: as `resolve_checkpoint` takes it; a step is brought, `latest` and `best` are here anyway.
+    """
+    mirror, layout = mirror_of(run.root), run.layout
+    if mirror is None:
+        return
+    try:
+        with FileLock(layout.lock, timeout=0):
+            if not (layout.recipe.exists() and goes_on_from_store(layout)):
+                _drop_strangers(mirror, layout)
+                for path in (layout.config, layout.recipe, layout.memory, layout.metrics, layout.info):
+                    mirror.fetch_file(path)
+            mirror.fetch_tree(layout.initial)
+            _fetch_newest(mirror, layout)
+            name = f"checkpoint_{wanted.removesuffix('.pt').removeprefix('checkpoint_')}"
+            if name in mirror.trees(layout.checkpoints):
+                _fetch_with_best(mirror, CheckpointLayout(layout.checkpoints / name))
+    except Timeout:
+        return  # it trains here right now, which whoever would train it is told
+
+
+def _drop_strangers(mirror: Mirror, layout: RunLayout) -> None:
+    """Delete checkpoints here that are not those of the store."""
+    for checkpoint in list_checkpoints(layout.checkpoints):
+        if mirror.read(checkpoint.manifest) != checkpoint.manifest.read_bytes():
+            delete_checkpoint(checkpoint)
+
+
+def _fetch_newest(mirror: Mirror, layout: RunLayout) -> None:
+    """Bring checkpoints, newest first, until there is one to go on from."""
+    names = mirror.trees(layout.checkpoints)
+    layout.checkpoints.mkdir(parents=True, exist_ok=True)
+    here = max((checkpoint.step for checkpoint in list_checkpoints(layout.checkpoints)), default=-1)
+    for checkpoint in sorted((CheckpointLayout(layout.checkpoints / name) for name in names), key=lambda c: -c.step):
+        if checkpoint.step < here:
+            return
+        _fetch_with_best(mirror, checkpoint)
+        with suppress(RunError):  # all that are here are damaged: an older one may not be
+            found = newest_checkpoint(layout.checkpoints, logger.warning)
+            if found is not None:
+                return
+
+
+def _fetch_with_best(mirror: Mirror, checkpoint: CheckpointLayout) -> None:
+    mirror.fetch_tree(checkpoint.root)
+    with suppress(OSError, ValueError, TypeError):  # damaged: whoever reads it says so
+        best = read_state(checkpoint).best_step
+        if best is not None:
+            mirror.fetch_tree(checkpoint.root.with_name(f"checkpoint_{best}"))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns

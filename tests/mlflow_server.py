@@ -1,0 +1,57 @@
+"""`mlflow server` as a process on loopback, with proxied artifacts."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class MlflowServer:
+    """The server, with its store in a directory; it can be stopped and started again with what it holds."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        store = [
+            "--backend-store-uri",
+            f"sqlite:///{self.directory}/server.db",
+            "--artifacts-destination",
+            self.directory,
+        ]
+        place = ["--host", "127.0.0.1", "--port", self.port, "--workers", 1]
+        words = [sys.executable, "-m", "mlflow", "server", *store, *place]
+        quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight more processes, for nothing here
+        self.process = subprocess.Popen(
+            list(map(str, words)),
+            env=quiet,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        give_up = time.monotonic() + 300
+        while not self.answers():
+            assert time.monotonic() < give_up, "the MLflow server does not start"
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """Kill it with its children, which are its process group."""
+        if self.process is not None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+            self.process = None
