@@ -86,7 +86,7 @@ def _wait_for_jobs(address: str, environment: dict[str, str], home: Path) -> Non
 
 
 @contextlib.contextmanager
-def worker_node(head: Head, *, cpus: int = 1) -> Iterator[int]:
+def worker_node(head: Head, *, cpus: int = 1, **more: str) -> Iterator[int]:
     """A further node of the same cluster, a raylet of its own; yields its process id."""
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--address", head.gcs_address]
     for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
@@ -94,7 +94,8 @@ def worker_node(head: Head, *, cpus: int = 1) -> Iterator[int]:
     # Nodes of one session directory would unpack a job's code into one place, and remove it there, each for itself.
     scratch = tempfile.mkdtemp(prefix="ray_node_")
     command += ["--num-cpus", str(cpus), "--temp-dir", scratch]
-    node = subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**head.environment, **more}
+    node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield node.pid
     finally:

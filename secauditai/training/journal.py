@@ -96,7 +96,7 @@ def open_journal(recipe: Recipe, layout: RunLayout, state: TrainState) -> Iterat
         ) from None
     with ExitStack() as stack:
         stack.callback(lock.release)
-        stack.enter_context(sending(layout, recipe.keep_checkpoints))
+        stack.enter_context(sending(layout, state.global_step, recipe.keep_checkpoints))
         journal = Journal(recipe, layout, state)
         stack.callback(journal.close)
         stack.enter_context(_shipping(recipe, layout))

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from secauditai.errors import ClusterError, RunError
 from secauditai.mirror import Mirror, mirror_of
 from secauditai.runs import Run, RunLayout, goes_on_from_store
-from secauditai.storage import PATIENCE
+from secauditai.storage import PATIENCE, open_storage
 from secauditai.training.checkpoint import (
     CheckpointLayout,
     delete_checkpoint,
@@ -23,6 +23,7 @@ from secauditai.training.checkpoint import (
     newest_checkpoint,
     read_state,
 )
+from secauditai.training.lease import lease
 
 logger = logging.getLogger("secauditai.training")
 
@@ -35,15 +36,17 @@ BRIEF = 5.0
 class RunSender:
     """Sends what the leading rank writes: `metrics.jsonl`, `memory.json`, logs and checkpoints."""
 
-    def __init__(self, mirror: Mirror, layout: RunLayout, keep: int | None) -> None:
+    def __init__(self, mirror: Mirror, layout: RunLayout, step: int, keep: int | None) -> None:
         """Prepare.
 
         Args:
             mirror: the workspace.
             layout: the run directory, in the mirror.
+            step: where the run goes on; what the store has of later steps is cut off, as it is here.
             keep: checkpoints that the run keeps, besides the best; others go from the store too.
         """
         self._mirror, self._layout, self._keep = mirror, layout, keep
+        self._cut_off: int | None = step
         self._sent: dict[Path, tuple[int, int]] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="run-sender", daemon=True)
@@ -66,12 +69,15 @@ class RunSender:
 
     def send(self) -> None:
         """Send what is new since the last time."""
+        if self._cut_off is not None:
+            self._drop({name for name in self._stored() if CheckpointLayout(Path(name)).step > self._cut_off})
+            self._cut_off = None
         checkpoints = list_checkpoints(self._layout.checkpoints)  # before the history that they count on
         for path in (self._layout.metrics, self._layout.memory, *sorted(self._layout.logs.glob("*.log"))):
             self._send_changed(path)
         new = [checkpoint for checkpoint in checkpoints if self._send_checkpoint(checkpoint)]
         if new and self._keep and len(checkpoints) >= self._keep:
-            self._drop_others()
+            self._drop(self._stored() - {c.root.name for c in list_checkpoints(self._layout.checkpoints)})
 
     def _go_on(self) -> None:
         away = False
@@ -105,33 +111,38 @@ class RunSender:
         self._sent[checkpoint.root] = state
         return True
 
-    def _drop_others(self) -> None:
-        """Delete checkpoints from the store that are not here any more."""
-        here = {checkpoint.root.name for checkpoint in list_checkpoints(self._layout.checkpoints)}
-        for name in sorted(self._mirror.trees(self._layout.checkpoints, whole=False) - here):
+    def _stored(self) -> set[str]:
+        """Names of the checkpoints that the store has, or parts of."""
+        return self._mirror.trees(self._layout.checkpoints, whole=False)
+
+    def _drop(self, names: set[str]) -> None:
+        """Delete checkpoints from the store."""
+        for name in sorted(names):
             self._mirror.storage.delete_tree(f"{self._mirror.key(self._layout.checkpoints)}/{name}")
 
 
 @contextmanager
-def sending(layout: RunLayout, keep: int | None) -> Iterator[None]:
-    """Send a run while it trains, and the rest at the end, when its workspace is remote.
+def sending(layout: RunLayout, step: int, keep: int | None) -> Iterator[None]:
+    """Send a run while it trains on from a step, and the rest at the end, when its workspace is remote.
 
     Raises:
+        RunError: when another machine trains this run.
         ClusterError: when the store takes the end of the run neither at once nor after minutes.
     """
     mirror = mirror_of(layout.root)
     if mirror is None:
         yield
         return
-    sender = RunSender(mirror, layout, keep)
-    sender.start()
-    try:
-        yield
-    except BaseException:
-        with suppress(ClusterError):  # what went wrong first is what is told
-            sender.close(BRIEF)
-        raise
-    sender.close(PATIENCE)
+    with lease(Mirror(mirror.root, open_storage(mirror.address)), layout):
+        sender = RunSender(mirror, layout, step, keep)
+        sender.start()
+        try:
+            yield
+        except BaseException:
+            with suppress(ClusterError):  # what went wrong first is what is told
+                sender.close(BRIEF)
+            raise
+        sender.close(PATIENCE)
 
 
 def send_begun(run: Run) -> None:
@@ -157,25 +168,27 @@ def send_ended(run: Run, patience: float = PATIENCE) -> None:
         mirror.send_file(run.layout.info)
 
 
-def fetch_run(run: Run, wanted: str = "latest") -> None:
+def fetch_run(run: Run, wanted: str = "latest", *, exactly: bool = False) -> None:
     """Bring a run as the store has it, with the newest whole checkpoint, its best one and the one that is wanted.
 
-    What this machine has of the run and could not send is kept when it goes on from what the store has; else the
-    store is right.
+    What this machine has of the run and could not send is kept when it goes on from what the store has, unless
+    `exactly`; else the store is right.
 
     Args:
         run: a run of the overview.
         wanted: as `resolve_checkpoint` takes it; a step is brought, `latest` and `best` are here anyway.
+        exactly: whether several machines go on with it together, and all must have the same.
     """
     mirror, layout = mirror_of(run.root), run.layout
     if mirror is None:
         return
     try:
         with FileLock(layout.lock, timeout=0):
-            if not (layout.recipe.exists() and goes_on_from_store(layout)):
+            if exactly or not (layout.recipe.exists() and goes_on_from_store(layout)):
                 _drop_strangers(mirror, layout)
                 for path in (layout.config, layout.recipe, layout.memory, layout.metrics, layout.info):
-                    mirror.fetch_file(path)
+                    if not mirror.fetch_file(path):
+                        path.unlink(missing_ok=True)
             mirror.fetch_tree(layout.initial)
             _fetch_newest(mirror, layout)
             name = f"checkpoint_{wanted.removesuffix('.pt').removeprefix('checkpoint_')}"

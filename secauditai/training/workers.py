@@ -6,9 +6,9 @@ Every attempt is a fresh Ray run with a name of its own; Ray never holds a check
 import logging
 import os
 import shutil
-import socket
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from secauditai.cluster import Cluster
 from secauditai.errors import ClusterError
-from secauditai.mirror import mirror_of
 from secauditai.runs import Run
 from secauditai.training.attempt import (
     AttemptLayout,
@@ -35,6 +34,7 @@ from secauditai.training.attempt import (
     kernel_memory_kills,
     read_ranks,
 )
+from secauditai.training.link import linked, run_here
 from secauditai.training.loop import train_rank
 from secauditai.training.losses import Kind, Loss, WorkersLost, find_hang, first_line
 from secauditai.training.memory import is_out_of_memory
@@ -107,18 +107,18 @@ def run_rank(config: dict[str, str]) -> None:
     Raises:
         StoppedByError: when `failure.json` says why the run cannot go on.
     """
-    context, run_root = ray.train.get_context(), Path(config["run_root"])
-    group = ray.util.get_current_placement_group()
-    if context.get_world_rank() == 0 and group is not None:
-        AttemptLayout(run_root / "attempt").reservation.write_text(group.id.hex(), encoding="ascii")
-    state = train_rank(
-        run_root,
-        context.get_world_rank(),
-        context.get_world_size(),
-        rule_in(config),
-        node=ray.get_runtime_context().get_node_id(),
-        preempted=preemption_noticed,
-    )
+    context, group = ray.train.get_context(), ray.util.get_current_placement_group()
+    with run_here(config) as run_root:
+        if context.get_world_rank() == 0 and group is not None:
+            AttemptLayout(run_root / "attempt").reservation.write_text(group.id.hex(), encoding="ascii")
+        state = train_rank(
+            run_root,
+            context.get_world_rank(),
+            context.get_world_size(),
+            rule_in(config),
+            node=ray.get_runtime_context().get_node_id(),
+            preempted=preemption_noticed,
+        )
     if state is None:
         raise StoppedByError("see failure.json")
     ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
@@ -141,28 +141,13 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
         WorkersLost: when ranks or the controller died; all ranks are gone by then.
         ClusterError: when the cluster has no room for the workers.
     """
-    check_machines(run)
-    attempt, storage, started = AttemptLayout(run.layout.attempt), run.root / "ray", time.time()
+    attempt, started, name = AttemptLayout(run.layout.attempt), time.time(), f"{run.root.name}-{uuid.uuid4().hex[:8]}"
+    storage = run.root / "ray"
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon the controller sees an end
-    retries: dict[str, Any] = {
-        "max_failures": 0,
-        "max_preemption_failures": 0,
-        "controller_failure_limit": GROUP_STARTS,
-    }
-    trainer = GroupTrainer(
-        run_rank,
-        train_loop_config=config,
-        torch_config=GroupConfig(timeout_s=int(COLLECTIVE_TIMEOUT * recipe.hang_timeout) + 60, threads=recipe.threads),
-        scaling_config=scaling(recipe, cluster.cpus),
-        run_config=RunConfig(
-            name=f"{run.root.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(storage),
-            failure_config=FailureConfig(**retries),
-        ),
-    )
     try:
-        trainer.fit()
+        with linked(run, name) if spans_nodes() else nullcontext({}) as told:
+            build_trainer(recipe, cluster, {**config, **told}, storage, name).fit()
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         if not attempt.failure.exists():
             raise WorkersLost(understand(error, attempt)) from None
@@ -173,20 +158,26 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
     return max(0.0, attempt.ready.stat().st_mtime - started) if attempt.ready.exists() else 0.0
 
 
-def check_machines(run: Run) -> None:
-    """Workers of one run exchange files; through an object store they do not, so that all must be on this machine.
+def build_trainer(recipe: Recipe, cluster: Cluster, config: dict[str, str], storage: Path, name: str) -> GroupTrainer:
+    """Ray's trainer of one attempt, which by itself never tries again."""
+    retries: dict[str, Any] = {
+        "max_failures": 0,
+        "max_preemption_failures": 0,
+        "controller_failure_limit": GROUP_STARTS,
+    }
+    return GroupTrainer(
+        run_rank,
+        train_loop_config=config,
+        torch_config=GroupConfig(timeout_s=int(COLLECTIVE_TIMEOUT * recipe.hang_timeout) + 60, threads=recipe.threads),
+        scaling_config=scaling(recipe, cluster.cpus),
+        run_config=RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(**retries)),
+    )
 
-    Raises:
-        ClusterError: when the cluster has other machines and the workspace is remote.
-    """
-    mirror = mirror_of(run.root)
-    others = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
-    if mirror is not None and others - {socket.gethostname()}:
-        raise ClusterError(
-            "workers on several machines cannot train in a workspace on an object store",
-            where=mirror.address,
-            hint="Use a network directory that all nodes share, or a machine of its own.",
-        )
+
+def spans_nodes() -> bool:
+    """Whether workers may come to run on another node than this process."""
+    mine = ray.get_runtime_context().get_node_id()
+    return any(node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != mine for node in ray.nodes())
 
 
 def scaling(recipe: Recipe, cluster_cpus: float) -> Any:

@@ -12,11 +12,13 @@ from machines import NO_SERVER, Machines
 from s3_server import S3Server, s3_server
 from training_runs import history, new_run, weights, write_dataset
 
+from secauditai.errors import RunError
 from secauditai.mirror import mirror_of
 from secauditai.runs import Run, list_runs, read_metrics
 from secauditai.storage import open_storage
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.launch import launch
+from secauditai.training.lease import lease
 from secauditai.training.mirrored import fetch_run
 from secauditai.training.recipe import read_recipe
 from secauditai.training.resume import resolve_resume
@@ -111,7 +113,7 @@ def test_what_could_not_be_sent_is_kept_where_it_is(machines: Machines, data: Pa
     assert 4 in stored_steps(machines.address, run)
 
 
-def test_half_sent_and_damaged_checkpoints_are_passed_over(machines: Machines, data: Path) -> None:
+def test_half_sent_and_damaged_checkpoints_are_passed_over(machines: Machines, data: Path, undisturbed: Run) -> None:
     run = begin(data, machines.open("one"))
     storage, checkpoints = open_storage(machines.address), f"runs/m/{run.root.name}/checkpoints"
     storage.write_bytes(f"{checkpoints}/checkpoint_4/model.safetensors", b"damaged")
@@ -119,6 +121,9 @@ def test_half_sent_and_damaged_checkpoints_are_passed_over(machines: Machines, d
     found = resolve_resume(machines.open("two"), "m", "latest")
     assert found.step == 2
     assert "checkpoint_4" in found.damaged[0]
+    assert launch(found.begin(machines.open("two")), in_process=True).finished
+    assert resolve_resume(machines.open("three"), "m", "checkpoint_4").step == 4
+    assert weights(list_runs(machines.open("three"))[0]) == weights(undisturbed)
 
 
 def test_retention_holds_in_the_store(machines: Machines, data: Path) -> None:
@@ -127,6 +132,21 @@ def test_retention_holds_in_the_store(machines: Machines, data: Path) -> None:
     here = [checkpoint.step for checkpoint in list_checkpoints(run.layout.checkpoints)]
     assert len(here) <= 2
     assert stored_steps(machines.address, run) == here
+
+
+def test_only_one_machine_trains_a_run(machines: Machines, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secauditai.training.lease.BEAT", 0.2)
+    run = begin(data, machines.open("one"))
+    mirror = mirror_of(run.root)
+    assert mirror is not None
+    (there,) = list_runs(machines.open("two"))
+    fetch_run(there)
+    with lease(mirror, run.layout), pytest.raises(RunError, match="another machine is training this run"):
+        launch(there, in_process=True)
+    mirror.storage.write_bytes(mirror.key(run.root / "lease.json"), b'{"machine": "dead and gone"}')
+    monkeypatch.setattr("secauditai.training.lease.SILENCE", 0.5)
+    assert launch(there, in_process=True).finished
+    assert not mirror.storage.exists(mirror.key(run.root / "lease.json"))
 
 
 @pytest.mark.slow
