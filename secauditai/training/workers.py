@@ -146,7 +146,7 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon the controller sees an end
     try:
-        with linked(run, name) if spans_nodes() else nullcontext({}) as told:
+        with linked(run, name) if spans_nodes() else nullcontext(dict[str, str]()) as told:
             build_trainer(recipe, cluster, {**config, **told}, storage, name).fit()
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         if not attempt.failure.exists():
