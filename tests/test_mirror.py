@@ -1,5 +1,6 @@
 """What one machine leaves in a remote workspace another finds there, whole or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +159,13 @@ def test_without_an_mlflow_server_nothing_starts(cli: Cli, machines: Machines) -
     told = cli("train", "finetune", "--data", "security_dataset", "--workspace", machines.address)
     assert told.code == 1
     assert told.err.splitlines()[-1].startswith("Error: MLFLOW_TRACKING_URI: a workspace on an object store needs")
+
+
+def test_doctor_reads_and_writes_the_store(cli: Cli, machines: Machines) -> None:
+    machines.become("one")
+    told = cli("doctor", "--workspace", machines.address, "--json")
+    found = {check["check"]: check for check in json.loads(told.out)["checks"]}
+    assert found["storage"]["result"] == "ok"
+    assert machines.address in found["storage"]["message"]
+    assert found["tracking"]["result"] == "failed"
+    assert [file.key for file in open_storage(machines.address).files() if ".doctor" in file.key] == []

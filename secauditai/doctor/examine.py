@@ -13,6 +13,8 @@ from secauditai.doctor.endpoint import asks_for_token, check_job_api, check_toke
 from secauditai.doctor.findings import GIB, Finding, NodeFacts, Worker
 from secauditai.doctor.survey import host_name, survey, versions
 from secauditai.errors import ClusterError, SecAuditError
+from secauditai.mirror import address_of
+from secauditai.storage import open_storage
 from secauditai.tracking.store import open_store, shared_uri
 
 ANSWER_SECONDS = 120.0
@@ -68,7 +70,7 @@ def examine(needs: Needs, say: Callable[[Finding], None] = lambda _finding: None
         hint = "See `ray status` and the logs of Ray there."
         add(Finding("nodes", "failed", f"no answer from {', '.join(silent)}", hint))
     add(judge.check_versions(versions(), facts))
-    add(judge.check_storage(str(needs.workspace), facts, written))
+    add(judge.check_storage(address_of(needs.workspace), facts, written))
     add(judge.check_disk(facts, needs.free_disk))
     add(judge.check_memory(facts, needs.free_memory))
     add(judge.check_shm(facts))
@@ -120,22 +122,23 @@ def _ask(
     marks = needs.workspace / f".doctor_{uuid.uuid4().hex[:12]}"
     order = {
         "workspace": str(needs.workspace),
-        "marks": str(marks),
+        "marks": address_of(marks),
         "tracking": tracking,
         "hub_id": needs.hub_id,
         "revision": needs.revision,
     }
+    storage = open_storage(address_of(marks))
     try:
-        marks.mkdir(parents=True)
-        (marks / "driver").write_text("driver", encoding="utf-8")
+        storage.write_bytes("driver", b"driver")
         if needs.address is None:
             facts, silent = [survey({**order, "node": name}) for name in nodes], list[str]()
         else:
             facts, silent = _ask_remotely(order, list(nodes))
-        written = [path.name.removeprefix("node_") for path in marks.glob("node_*")]
+        written = [file.key.removeprefix("node_") for file in storage.files() if file.key.startswith("node_")]
     except OSError as error:
         raise ClusterError(f"cannot write to the workspace: {error.strerror}", where=str(needs.workspace)) from None
     finally:
+        storage.delete_tree("")
         shutil.rmtree(marks, ignore_errors=True)
     return facts, written, silent
 

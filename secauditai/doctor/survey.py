@@ -12,8 +12,11 @@ import psutil
 
 from secauditai import __version__
 from secauditai.doctor.findings import NodeFacts
-from secauditai.errors import ModelError, RunError
+from secauditai.errors import ClusterError, ModelError, RunError
+from secauditai.storage import open_storage
 
+PATIENCE = 5.0
+"""Seconds that an object store may be out of reach: someone waits for the answer."""
 COMPARED = ("ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "mlflow", "onnx", "onnxruntime")
 """Libraries whose versions must be equal everywhere."""
 
@@ -33,11 +36,11 @@ def survey(order: dict[str, Any]) -> NodeFacts:
     """Look at this node.
 
     Args:
-        order: `node` to call it by, `workspace`, `marks` (directory of the driver's file), `tracking` (a tracking URI
+        order: `node` to call it by, `workspace`, `marks` (address of the driver's file), `tracking` (a tracking URI
             without credentials, or None), `hub_id` and `revision` (None: nothing is needed from the hub).
     """
-    marks, node = Path(order["marks"]), str(order["node"])
-    seen, problem = _exchange_marks(marks, node)
+    node = str(order["node"])
+    seen, problem = _exchange_marks(str(order["marks"]), node)
     shm = Path("/dev/shm")
     return NodeFacts(
         node=node,
@@ -57,14 +60,18 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def _exchange_marks(marks: Path, node: str) -> tuple[bool, str | None]:
+def _exchange_marks(marks: str, node: str) -> tuple[bool, str | None]:
     """Read the driver's file and leave one of our own."""
-    if not (marks / "driver").is_file():
-        return False, None  # not shared: making directories here would hide it
     try:
-        (marks / f"node_{node}").write_text(node, encoding="utf-8")
+        storage = open_storage(marks)
+        storage.patience = PATIENCE
+        if not storage.exists("driver"):
+            return False, None  # not shared: making directories here would hide it
+        storage.write_bytes(f"node_{node}", node.encode())
     except OSError as error:
         return True, f"cannot write to the workspace: {error.strerror}"
+    except ClusterError as error:
+        return True, f"cannot use the workspace: {error.message}"
     return True, None
 
 

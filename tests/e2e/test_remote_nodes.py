@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from machines import Machines
-from mlflow_server import MlflowServer
 from ray_head import Head, ray_head, worker_node
 from s3_server import s3_server
+from tracking_server import Server
 from training_runs import history, weights
 
 from secauditai.runs import list_runs, newest_run
@@ -25,7 +25,7 @@ SETTINGS = "--max-length 64 --vocab-size 320 --batch-size 8 --max-steps 6 --num-
 
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    tracking = MlflowServer(tmp_path)
+    tracking = Server(tmp_path)
     tracking.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     try:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from conftest import Cli
 from machines import Machines
-from mlflow_server import MlflowServer
 from s3_server import SECRET, all_bytes, s3_server
+from tracking_server import Server
 from training_runs import history, weights
 
 from secauditai.runs import list_runs
@@ -23,7 +23,7 @@ SETTINGS = "--max-length 64 --batch-size 8 --max-steps 6 --eval-interval 3 --che
 
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    tracking = MlflowServer(tmp_path)
+    tracking = Server(tmp_path)
     tracking.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     try:

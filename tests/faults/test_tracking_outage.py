@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fault_runs import at_steps, wait_for_step
-from mlflow_server import MlflowServer
+from tracking_server import Server
 from training_runs import new_run
 
 from secauditai.pipeline import track
@@ -16,7 +16,7 @@ from secauditai.training.launch import launch
 def test_an_outage_of_mlflow_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    server = MlflowServer(tmp_path)
+    server = Server(tmp_path)
     server.start()
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)

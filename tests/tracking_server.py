@@ -1,15 +1,16 @@
-"""`mlflow server` as a process on loopback, with proxied artifacts."""
+"""A real MLflow server of a test's own, with sqlite behind it."""
 
 import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from fault_runs import wait_until
 
-class MlflowServer:
-    """The server, with its store in a directory; it can be stopped and started again with what it holds."""
+
+class Server:
+    """`mlflow server` on loopback, with its store in a directory."""
 
     def __init__(self, directory: Path) -> None:
         with socket.socket() as free:
@@ -40,10 +41,7 @@ class MlflowServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        give_up = time.monotonic() + 300
-        while not self.answers():
-            assert time.monotonic() < give_up, "the MLflow server does not start"
-            time.sleep(0.05)
+        wait_until(self.answers, "the server's start")
 
     def answers(self) -> bool:
         with socket.socket() as probe:
