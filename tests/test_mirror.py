@@ -167,5 +167,5 @@ def test_doctor_reads_and_writes_the_store(cli: Cli, machines: Machines) -> None
     found = {check["check"]: check for check in json.loads(told.out)["checks"]}
     assert found["storage"]["result"] == "ok"
     assert machines.address in found["storage"]["message"]
-    assert found["tracking"]["result"] == "failed"
+    assert found["mlflow"]["result"] == "failed"
     assert [file.key for file in open_storage(machines.address).files() if ".doctor" in file.key] == []
