@@ -139,8 +139,7 @@ def test_only_one_machine_trains_a_run(machines: Machines, data: Path, monkeypat
     run = begin(data, machines.open("one"))
     mirror = mirror_of(run.root)
     assert mirror is not None
-    (there,) = list_runs(machines.open("two"))
-    fetch_run(there)
+    there = resolve_resume(machines.open("two"), "m", "latest").begin(machines.open("two"))
     with lease(mirror, run.layout), pytest.raises(RunError, match="another machine is training this run"):
         launch(there, in_process=True)
     mirror.storage.write_bytes(mirror.key(run.root / "lease.json"), b'{"machine": "dead and gone"}')
