@@ -168,23 +168,22 @@ def send_ended(run: Run, patience: float = PATIENCE) -> None:
         mirror.send_file(run.layout.info)
 
 
-def fetch_run(run: Run, wanted: str = "latest", *, exactly: bool = False) -> None:
+def fetch_run(run: Run, wanted: str = "latest") -> None:
     """Bring a run as the store has it, with the newest whole checkpoint, its best one and the one that is wanted.
 
-    What this machine has of the run and could not send is kept when it goes on from what the store has, unless
-    `exactly`; else the store is right.
+    What this machine has of the run and could not send is kept when it goes on from what the store has; else the
+    store is right.
 
     Args:
         run: a run of the overview.
         wanted: as `resolve_checkpoint` takes it; a step is brought, `latest` and `best` are here anyway.
-        exactly: whether several machines go on with it together, and all must have the same.
     """
     mirror, layout = mirror_of(run.root), run.layout
     if mirror is None:
         return
     try:
         with FileLock(layout.lock, timeout=0):
-            if exactly or not (layout.recipe.exists() and goes_on_from_store(layout)):
+            if not (layout.recipe.exists() and goes_on_from_store(layout)):
                 _drop_strangers(mirror, layout)
                 for path in (layout.config, layout.recipe, layout.memory, layout.metrics, layout.info):
                     if not mirror.fetch_file(path):

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 import uuid
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from secauditai.cluster import Cluster
 from secauditai.errors import ClusterError
+from secauditai.mirror import mirror_of
 from secauditai.runs import Run
 from secauditai.training.attempt import (
     AttemptLayout,
@@ -34,7 +34,6 @@ from secauditai.training.attempt import (
     kernel_memory_kills,
     read_ranks,
 )
-from secauditai.training.link import linked, run_here
 from secauditai.training.loop import train_rank
 from secauditai.training.losses import Kind, Loss, WorkersLost, find_hang, first_line
 from secauditai.training.memory import is_out_of_memory
@@ -108,17 +107,17 @@ def run_rank(config: dict[str, str]) -> None:
         StoppedByError: when `failure.json` says why the run cannot go on.
     """
     context, group = ray.train.get_context(), ray.util.get_current_placement_group()
-    with run_here(config) as run_root:
-        if context.get_world_rank() == 0 and group is not None:
-            AttemptLayout(run_root / "attempt").reservation.write_text(group.id.hex(), encoding="ascii")
-        state = train_rank(
-            run_root,
-            context.get_world_rank(),
-            context.get_world_size(),
-            rule_in(config),
-            node=ray.get_runtime_context().get_node_id(),
-            preempted=preemption_noticed,
-        )
+    run_root = Path(config["run_root"])
+    if context.get_world_rank() == 0 and group is not None:
+        AttemptLayout(run_root / "attempt").reservation.write_text(group.id.hex(), encoding="ascii")
+    state = train_rank(
+        run_root,
+        context.get_world_rank(),
+        context.get_world_size(),
+        rule_in(config),
+        node=ray.get_runtime_context().get_node_id(),
+        preempted=preemption_noticed,
+    )
     if state is None:
         raise StoppedByError("see failure.json")
     ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
@@ -139,15 +138,15 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
 
     Raises:
         WorkersLost: when ranks or the controller died; all ranks are gone by then.
-        ClusterError: when the cluster has no room for the workers.
+        ClusterError: when the cluster has no room for the workers, or they cannot exchange files.
     """
     attempt, started, name = AttemptLayout(run.layout.attempt), time.time(), f"{run.root.name}-{uuid.uuid4().hex[:8]}"
     storage = run.root / "ray"
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon the controller sees an end
+    check_nodes(run)
     try:
-        with linked(run, name) if spans_nodes() else nullcontext(dict[str, str]()) as told:
-            build_trainer(recipe, cluster, {**config, **told}, storage, name).fit()
+        build_trainer(recipe, cluster, config, storage, name).fit()
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         if not attempt.failure.exists():
             raise WorkersLost(understand(error, attempt)) from None
@@ -174,10 +173,20 @@ def build_trainer(recipe: Recipe, cluster: Cluster, config: dict[str, str], stor
     )
 
 
-def spans_nodes() -> bool:
-    """Whether workers may come to run on another node than this process."""
-    mine = ray.get_runtime_context().get_node_id()
-    return any(node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != mine for node in ray.nodes())
+def check_nodes(run: Run) -> None:
+    """Refuse workers on other nodes when the workspace is remote: the ranks of a run exchange files.
+
+    Raises:
+        ClusterError: when there are other nodes.
+    """
+    mirror, mine = mirror_of(run.root), ray.get_runtime_context().get_node_id()
+    others = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU") and n["NodeID"] != mine]
+    if mirror is not None and others:
+        raise ClusterError(
+            "workers on several nodes cannot train in a workspace on an object store yet",
+            where=mirror.address,
+            hint="Name a directory that all nodes share, or train on one machine.",
+        )
 
 
 def scaling(recipe: Recipe, cluster_cpus: float) -> Any:
