@@ -6,10 +6,18 @@ Ray's own words go to its log files; a session is started at most once per proce
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from secauditai.errors import ClusterError
+from secauditai.errors import ClusterError, SecAuditError
+
+Result = TypeVar("Result")
+
+IN_RAY_JOB = "SECAUDITAI_IN_RAY_JOB"
+"""Set in a job's processes that start workers of their own: Ray tells only the entry point that it is in a job."""
+HEAD_MARK = "node:__internal_head__"
+"""The resource by which Ray marks the head node."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,8 @@ class Cluster:
     started_here: bool
     startup_seconds: float
     cpus: float
+    """Of the nodes that work goes to; so are the GPUs."""
     gpus: float
-    nodes: int
 
 
 def ensure_ray(address: str | None = None) -> Cluster:
@@ -38,13 +46,12 @@ def ensure_ray(address: str | None = None) -> Cluster:
     fresh = not ray.is_initialized()
     if fresh:
         _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
-    resources = ray.cluster_resources()
+    nodes = work_nodes(alive_nodes())
     return Cluster(
         started_here=fresh,
         startup_seconds=time.monotonic() - started,
-        cpus=float(resources.get("CPU", 0.0)),
-        gpus=float(resources.get("GPU", 0.0)),
-        nodes=len([node for node in ray.nodes() if node["Alive"]]),
+        cpus=sum(node.cpus for node in nodes),
+        gpus=sum(node.gpus for node in nodes),
     )
 
 
@@ -65,8 +72,100 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def in_ray_job() -> bool:
-    """Whether this process is the entry point of a Ray job, so that work belongs on workers."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    """Whether this process is the entry point of a Ray job, or works for one, so that work belongs on workers."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or IN_RAY_JOB in os.environ
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a Ray cluster."""
+
+    node_id: str
+    name: str
+    cpus: float
+    gpus: float
+    is_head: bool
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to."""
+    import ray
+
+    return [
+        Node(
+            node["NodeID"],
+            f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})",
+            float(node["Resources"].get("CPU", 0.0)),
+            float(node["Resources"].get("GPU", 0.0)),
+            is_head=HEAD_MARK in node["Resources"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def work_nodes(nodes: list[Node]) -> list[Node]:
+    """The nodes that work goes to: those with CPUs; in a Ray job not the head, unless all CPUs or GPUs are there."""
+    able = [node for node in nodes if node.cpus > 0]
+    others = [node for node in able if not node.is_head]
+    needed = any(node.gpus for node in able) and not any(node.gpus for node in others)
+    return others if in_ray_job() and others and not needed else able
+
+
+def work_labels() -> dict[str, str]:
+    """Ray's label selector for work: {} where it may go to every node with CPUs."""
+    nodes = alive_nodes()
+    kept = work_nodes(nodes)
+    avoided = [node.node_id for node in nodes if node.is_head and node.cpus > 0 and node not in kept]
+    return {"ray.io/node-id": f"!{avoided[0]}"} if avoided else {}
+
+
+def away_from_work() -> bool:
+    """Whether this process drives a Ray job from a node that work does not go to."""
+    if not in_ray_job():
+        return False
+    import ray
+
+    if not ray.is_initialized():
+        return False
+    kept = [node.node_id for node in work_nodes(alive_nodes())]
+    return bool(kept) and ray.get_runtime_context().get_node_id() not in kept
+
+
+def call_on_worker(function: Callable[..., Result], *arguments: object, cpus: float) -> Result:
+    """Call a function as a task where work goes.
+
+    Args:
+        function: a module's function; takes and returns plain data.
+        arguments: what it gets.
+        cpus: what it would like; it gets no more than the largest node has.
+
+    Raises:
+        SecAuditError: the function's own.
+    """
+    import ray
+
+    most = max(node.cpus for node in work_nodes(alive_nodes()))
+    task = ray.remote(function).options(num_cpus=min(cpus, most), label_selector=work_labels())
+    try:
+        found: Result = ray.get(task.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SecAuditError):
+            raise error.cause from None
+        raise
+    return found
+
+
+def cpu_share(threads: float, workers: int, cpus: float) -> float:
+    """CPUs that each of some workers takes: one per thread, or an even share when there are fewer.
+
+    Raises:
+        ClusterError: when there are none.
+    """
+    share = round(min(threads, cpus / workers), 3)
+    if share <= 0:
+        raise ClusterError("the Ray cluster has no CPUs", hint="See `ray status`.")
+    return share
 
 
 def quieten() -> None:
@@ -80,10 +179,10 @@ def quieten() -> None:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster has, by node, and what of it is in use."""
+    """What a cluster has for work, by node, and what of it is in use."""
 
     nodes: tuple[tuple[float, float], ...]
-    """(CPUs, GPUs) of each node that is alive."""
+    """(CPUs, GPUs) of each node that work goes to."""
     used_cpus: float = 0.0
 
     @property
@@ -101,7 +200,7 @@ def read_capacity() -> Capacity:
     """The capacity of the cluster that this process is connected to."""
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple((float(node.get("CPU", 0.0)), float(node.get("GPU", 0.0))) for node in alive)
+    nodes = alive_nodes()
     free = float(ray.available_resources().get("CPU", 0.0))
-    return Capacity(nodes, max(0.0, sum(cpus for cpus, _gpus in nodes) - free))
+    used = max(0.0, sum(node.cpus for node in nodes) - free)
+    return Capacity(tuple((node.cpus, node.gpus) for node in work_nodes(nodes)), used)

@@ -6,11 +6,15 @@
     ├── ModelError     a model name, a bundle, an encoder or its weights
     ├── RunError       a training run, its directory or its checkpoints
     ├── ClusterError   Ray, its address, its resources
+    │   └── PreflightError  what a start needs and does not find there
     └── ExportError    an ONNX file or what is made from it
 
 The library raises them with what was wrong, where, and what to do; the command line prints them as one
-`Error: …` line and exits with 1. Anything else that escapes is a bug and keeps its traceback.
+`Error: …` line and exits with 1; PreflightError has a line for each thing that is missing, and exits with 3.
+Anything else that escapes is a bug and keeps its traceback.
 """
+
+from collections.abc import Sequence
 
 
 class SecAuditError(Exception):
@@ -60,6 +64,19 @@ class RunError(SecAuditError):
 
 class ClusterError(SecAuditError):
     """Ray cannot be reached or cannot run what was asked."""
+
+
+class PreflightError(ClusterError):
+    """Checks before a start have failed."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        """Build the error from one sentence for each failed check."""
+        self.lines = tuple(lines)
+        super().__init__("; ".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the trip between processes."""
+        return type(self), (self.lines,)
 
 
 class ExportError(SecAuditError):

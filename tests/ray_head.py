@@ -53,11 +53,30 @@ def ray_head(directory: Path, *, cpus: int = 2, **more: str) -> Iterator[Head]:
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        _wait_for_jobs(address, environment, home)
+        _wait_for_jobs(address, environment)
         yield Head(address, f"127.0.0.1:{port}", environment)
     finally:
         end(server)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_state(head: Head, what: str) -> list[dict[str, str]]:
+    """What the cluster's dashboard knows of its `nodes` or `tasks`."""
+    place, options = f"{head.jobs_address}/api/v0/{what}", {"limit": "1000", "detail": "true"}
+    found = requests.get(place, params=options, headers=_token(head.environment), timeout=30)
+    found.raise_for_status()
+    rows: list[dict[str, str]] = found.json()["data"]["result"]["result"]
+    return rows
+
+
+def _alive_nodes(head: Head) -> int:
+    return sum(node["state"] == "ALIVE" for node in read_state(head, "nodes"))
+
+
+def _token(environment: dict[str, str]) -> dict[str, str]:
+    path = Path(environment["HOME"]) / ".ray" / "auth_token"
+    secret = environment.get("RAY_AUTH_TOKEN") or (path.read_text().strip() if path.exists() else "")
+    return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -71,32 +90,44 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=30)
 
 
-def _wait_for_jobs(address: str, environment: dict[str, str], home: Path) -> None:
+def _wait_for_jobs(address: str, environment: dict[str, str]) -> None:
     """Until the head lists its jobs: the agent that runs them takes a while to come up."""
     give_up = time.monotonic() + 120
     while True:
-        token = home / ".ray" / "auth_token"
-        secret = environment.get("RAY_AUTH_TOKEN") or (token.read_text().strip() if token.exists() else "")
         with contextlib.suppress(requests.ConnectionError):
-            headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-            if requests.get(f"{address}/api/jobs/", headers=headers, timeout=10).status_code == 200:
+            if requests.get(f"{address}/api/jobs/", headers=_token(environment), timeout=10).status_code == 200:
                 return
         assert time.monotonic() < give_up, "the head node does not come up"
         time.sleep(0.5)
 
 
 @contextlib.contextmanager
-def worker_node(head: Head, *, cpus: int = 1, **more: str) -> Iterator[int]:
-    """A further node of the same cluster, a raylet of its own; yields its process id."""
+def worker_node(head: Head, *, cpus: int = 1, hidden: Path | None = None, **more: str) -> Iterator[int]:
+    """A further node of the same cluster, a raylet of its own; yields its process id.
+
+    Args:
+        head: the head node.
+        cpus: what it offers.
+        hidden: a directory in whose place this node alone sees a small empty disk; needs root.
+        more: its own environment variables.
+    """
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--address", head.gcs_address]
     for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
         command += [option, str(free_port())]
     # Nodes of one session directory would unpack a job's code into one place, and remove it there, each for itself.
     scratch = tempfile.mkdtemp(prefix="ray_node_")
     command += ["--num-cpus", str(cpus), "--temp-dir", scratch]
+    if hidden is not None:
+        hide = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+        command = ["unshare", "--mount", "sh", "-c", hide, str(hidden), *command]
     environment = {**head.environment, **more}
+    before = _alive_nodes(head)
     node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
+        give_up = time.monotonic() + 120
+        while _alive_nodes(head) <= before:
+            assert time.monotonic() < give_up, "the node does not join"
+            time.sleep(0.3)
         yield node.pid
     finally:
         end(node)

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from secauditai import __version__
-from secauditai.errors import SecAuditError
+from secauditai.errors import PreflightError, SecAuditError
 
 EXIT_ERROR = 1
 EXIT_GATE = 3
-"""Exit code of a failed gate: `verify`, `evaluate --min`, `validate --fail-on`."""
+"""Exit code of a failed gate: `verify`, `evaluate --min`, `validate --fail-on`, `doctor`, the checks before a start."""
 SURROUNDINGS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EIO}
 )
@@ -111,6 +111,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
         code = 130
+    except PreflightError as error:
+        click.echo("\n".join(f"Error: {line}" for line in error.lines), err=True)
+        code = EXIT_GATE
     except SecAuditError as error:
         click.echo(f"Error: {error}", err=True)
         code = EXIT_ERROR

@@ -8,8 +8,9 @@ import io
 import os
 import sys
 
+from secauditai.cli.app import EXIT_ERROR, EXIT_GATE
 from secauditai.cli.app import main as run_command_line
-from secauditai.errors import ClusterError
+from secauditai.errors import ClusterError, PreflightError
 from secauditai.storage import open_storage
 from secauditai.submission.request import read_request, result_key, version_differences
 
@@ -18,14 +19,14 @@ def run(workspace: str, job_id: str) -> int:
     """Run the request and return the command's exit code.
 
     Raises:
-        ClusterError: when the workspace is not shared with this node, or library versions differ.
+        PreflightError: when the workspace is not shared with this node, or library versions differ.
     """
     storage = open_storage(workspace)
     request = read_request(storage, job_id)
     differences = version_differences(request.versions)
     if differences:
         hint = "Install the same versions on the cluster, for example from the project's constraints."
-        raise ClusterError(f"the cluster has other versions: {', '.join(differences)}", hint=hint)
+        raise PreflightError([f"versions: the cluster has other ones: {', '.join(differences)}. {hint}"])
     if request.tracking_uri:
         os.environ.setdefault("MLFLOW_TRACKING_URI", request.tracking_uri)
     document = io.StringIO()
@@ -51,9 +52,12 @@ def main(arguments: list[str]) -> int:
     """Run, with a user's error as one line."""
     try:
         return run(*arguments)
+    except PreflightError as error:
+        print("\n".join(f"Error: {line}" for line in error.lines), file=sys.stderr)
+        return EXIT_GATE
     except ClusterError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
+        return EXIT_ERROR
 
 
 if __name__ == "__main__":

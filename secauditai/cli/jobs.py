@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secauditai.cli.options import json_option, workspace_option
+from secauditai.cli.options import Command, json_option, workspace_option
 from secauditai.cli.output import Output, duration
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ address_option = click.option(
     "--address", required=True, help="The cluster's Jobs API, http://head:8265, or its name in clusters.yaml."
 )
 job_argument = click.argument("job_id")
+
+
+def of_one_job(command: Command) -> Command:
+    """The words of a command about one job, which may tell it as JSON."""
+    return job_argument(address_option(workspace_option(json_option(command))))
 
 
 @click.group()
@@ -51,10 +56,7 @@ def list_(address: str, workspace: Path, as_json: bool) -> None:
 
 
 @jobs.command()
-@job_argument
-@address_option
-@workspace_option
-@json_option
+@of_one_job
 def status(job_id: str, address: str, workspace: Path, as_json: bool) -> None:
     """Show one job.
 
@@ -62,8 +64,7 @@ def status(job_id: str, address: str, workspace: Path, as_json: bool) -> None:
     Example:
       secauditai jobs status finetune-20260101-120000-abc123 --address http://127.0.0.1:8265
     """
-    out = Output(as_json=as_json)
-    job = _open(address, workspace).get(job_id)
+    out, job = Output(as_json=as_json), _open(address, workspace).get(job_id)
     out.say(f"{job.job_id}: {job.status}, {_took(job)}")
     out.say(f"  {job.command}")
     if job.message:
@@ -94,10 +95,7 @@ def logs(ctx: click.Context, job_id: str, follow: bool, address: str, workspace:
 
 
 @jobs.command()
-@job_argument
-@address_option
-@workspace_option
-@json_option
+@of_one_job
 def stop(job_id: str, address: str, workspace: Path, as_json: bool) -> None:
     """Stop a job; a training writes a checkpoint first and can be resumed.
 

@@ -47,7 +47,7 @@ class ComputeCommand(click.Command):
         workspace = workspace_of(ctx)
         target = resolve_target(address, workspace, shared_workspace=address_of(workspace))
         if target.through_jobs:
-            return ctx.exit(submit_command(ctx, target, workspace))
+            return ctx.exit(submit_command(ctx, target, workspace, computes=not self.attaches))
         if not self.attaches:
             hint = "Name a Jobs API such as http://head:8265 to run it there as a job, or leave --address out."
             raise ConfigError(f"{ctx.command_path} computes in one process", where="--address", hint=hint)
@@ -61,8 +61,17 @@ class OneProcessCommand(ComputeCommand):
     attaches = False
 
 
-def submit_command(ctx: click.Context, target: "Target", workspace: Path) -> int:
-    """Stage, submit and follow the command of a context; its exit code."""
+def submit_command(ctx: click.Context, target: "Target", workspace: Path, *, computes: bool) -> int:
+    """Stage, submit and follow the command of a context; its exit code.
+
+    Args:
+        ctx: the command's context.
+        target: where it runs.
+        workspace: the local workspace.
+        computes: whether the command computes in its own process, so that it must not be on the head.
+    """
+    from secauditai.doctor.endpoint import check_job_api
+    from secauditai.doctor.findings import require
     from secauditai.storage import open_storage
     from secauditai.submission.command import rewrite, shown
     from secauditai.submission.jobs import JobsApi
@@ -70,6 +79,7 @@ def submit_command(ctx: click.Context, target: "Target", workspace: Path) -> int
     from secauditai.submission.staging import Stager
 
     out = Output(as_json=bool(ctx.params.get("as_json")))
+    require([check_job_api(target.address)])
     api = JobsApi(target.address)
     storage = open_storage(target.workspace)
     job_id = f"{ctx.command.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
@@ -86,7 +96,8 @@ def submit_command(ctx: click.Context, target: "Target", workspace: Path) -> int
             versions=own_versions(),
         ),
     )
-    api.submit(job_id, f"python -m secauditai.cli.entry {target.workspace} {job_id}", shown(command.arguments))
+    entrypoint = f"python -m secauditai.cli.entry {target.workspace} {job_id}"
+    api.submit(job_id, entrypoint, shown(command.arguments), computes=computes)
     out.say(f"Job {job_id} on {target.address}; workspace {target.workspace}")
     try:
         job = api.follow(job_id, lambda line: click.echo(line, err=True))

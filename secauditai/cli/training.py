@@ -172,6 +172,7 @@ def resume(
     """
     from secauditai.cli.folds import run_folds
     from secauditai.cross_validation import interrupted
+    from secauditai.doctor.preflight import check_recipe, check_request
     from secauditai.pipeline import go_on
     from secauditai.training.resume import describe, resolve_resume, summarise
 
@@ -182,6 +183,8 @@ def resume(
             raise ConfigError(
                 f"the cross-validation of {name} goes on with its own settings", hint="Leave the other flags out."
             )
+        if not dry_run:
+            check_request(folds.training)
         run_folds(folds, out, dry_run=dry_run)
         return
     found = resolve_resume(workspace, check_name(name, "model"), checkpoint, given_settings(ctx))
@@ -206,6 +209,8 @@ def resume(
         out.document(document | {"resumed": asdict(summary)})
         return
     with out.progress() as progress:
+        if found.changes is not None:
+            check_recipe(found.changes.recipe, workspace, address)
         run = found.begin(workspace, progress)
         outcome = go_on(run, workspace, address=address, progress=progress, notify=out.say)
     _report(outcome, out, resumed=asdict(summary))
@@ -234,10 +239,13 @@ def _train(
         raise ConfigError(
             "there is no training data", where="--data", hint="Name a file, a directory or security_dataset."
         )
+    from secauditai.doctor.preflight import check_request
     from secauditai.training.preparation import plan_training
     from secauditai.training.request import TrainRequest
 
     request = TrainRequest(kind, name, config, workspace, config_name, start_layer or {}, address)
+    if not dry_run:
+        check_request(request)
     if folds is not None:
         from secauditai.cli.folds import run_folds
         from secauditai.cross_validation import FoldsRequest

@@ -217,12 +217,15 @@ def _encode_with_ray(
 ) -> Iterator[list[list[int]]]:
     import ray.data
 
+    from secauditai.cluster import work_labels
+
     def encode(batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         texts = _texts({key: values.tolist() for key, values in batch.items()}, augmentation)
         return {"rows": [np.asarray(row, dtype=np.uint32).tobytes() for row in encoder.encode(texts)]}
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
+    context.execution_options.label_selector = work_labels() or None
     blocks = [table.slice(start, CHUNK).select(["id", "code", "language"]) for start in range(0, table.num_rows, CHUNK)]
     dataset = ray.data.from_arrow(blocks).map_batches(encode, batch_size=None)  # type: ignore[arg-type]
     for batch in dataset.iter_batches(batch_size=None):

@@ -5,6 +5,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from importlib.metadata import version as installed
 from ipaddress import ip_address
 from pathlib import Path
@@ -44,7 +45,7 @@ def check_job_api(address: str) -> Finding:
     token = read_token()
     try:
         status, body = _get(url, token)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         hint = "The job API listens on the head's port 8265; `ray dashboard` or an SSH tunnel forwards it."
         return Finding("cluster", "failed", f"nothing answers at {address}: {reason}", hint)
@@ -77,7 +78,7 @@ def asks_for_token(host_and_port: str) -> bool | None:
     """Whether a dashboard refuses a request without token; None when it does not answer."""
     try:
         status, _ = _get(f"http://{host_and_port}/api/version", None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return None
     return status in (401, 403)
 

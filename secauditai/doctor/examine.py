@@ -2,12 +2,12 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secauditai.cluster import ensure_ray
+from secauditai.cluster import Node, alive_nodes, ensure_ray, work_nodes
 from secauditai.doctor import findings as judge
 from secauditai.doctor.endpoint import asks_for_token, check_job_api, check_token, is_loopback
 from secauditai.doctor.findings import GIB, Finding, NodeFacts, Worker
@@ -57,40 +57,38 @@ def examine(needs: Needs, say: Callable[[Finding], None] = lambda _finding: None
         add(Finding("nodes", "skipped", "checked by a job: `ray job submit … -- secauditai doctor --address auto`"))
         return found
     try:
-        nodes = _find_nodes(needs.address)
+        nodes = find_nodes(needs.address)
     except ClusterError as error:
         add(Finding("cluster", "failed", error.message, error.hint))
         return found
     if needs.address is not None:
         add(Finding("cluster", "ok", f"{needs.address} answers, {len(nodes)} nodes"))
         add(_dashboard())
-    tracking, problem = _open_tracking(needs.workspace)
-    facts, written, silent = _ask(needs, nodes, None if problem else tracking)
+        add(judge.check_head(nodes))
+    tracking, problem = open_tracking(needs.workspace)
+    facts, written, silent = ask(needs, nodes, None if problem else tracking)
     if silent:
-        hint = "See `ray status` and the logs of Ray there."
-        add(Finding("nodes", "failed", f"no answer from {', '.join(silent)}", hint))
+        add(judge.report_silence(silent))
     add(judge.check_versions(versions(), facts))
     add(judge.check_storage(address_of(needs.workspace), facts, written))
     add(judge.check_disk(facts, needs.free_disk))
     add(judge.check_memory(facts, needs.free_memory))
     add(judge.check_shm(facts))
-    add(judge.check_resources(_worker(needs, nodes), list(nodes.values())))
+    add(judge.check_resources(_worker(needs, work_nodes(nodes)), work_nodes(nodes)))
     add(judge.check_tracking(tracking, problem, facts))
     add(judge.check_model(needs.model, needs.hub_id, facts))
     return found
 
 
-def _find_nodes(address: str | None) -> dict[str, Mapping[str, float]]:
-    """CPUs and GPUs by node: Ray's ids in a cluster, this machine's name without one."""
+def find_nodes(address: str | None) -> list[Node]:
+    """The nodes of a cluster, or this machine."""
     if address is None:
         import psutil
         import torch
 
-        return {host_name(): {"CPU": float(psutil.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}}
+        return [Node("", host_name(), float(psutil.cpu_count() or 1), float(torch.cuda.device_count()), is_head=True)]
     ensure_ray(address)
-    import ray
-
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return alive_nodes()
 
 
 def _dashboard() -> Finding:
@@ -102,7 +100,7 @@ def _dashboard() -> Finding:
     return judge.check_dashboard(url, loopback=is_loopback(url), asks=asks_for_token(url))
 
 
-def _open_tracking(workspace: Path) -> tuple[str, str | None]:
+def open_tracking(workspace: Path) -> tuple[str, str | None]:
     """The tracking URI without credentials, and why this machine cannot use it."""
     try:
         uri = shared_uri(workspace)
@@ -115,10 +113,17 @@ def _open_tracking(workspace: Path) -> tuple[str, str | None]:
     return uri, None
 
 
-def _ask(
-    needs: Needs, nodes: Mapping[str, Mapping[str, float]], tracking: str | None
+def ask(
+    needs: Needs, nodes: list[Node], tracking: str | None, *, here: bool = False
 ) -> tuple[list[NodeFacts], list[str], list[str]]:
-    """Survey every node; what they said, whose file arrived in the workspace, and who was silent."""
+    """Survey every node; what they said, whose file arrived in the workspace, and who was silent.
+
+    Args:
+        needs: names the workspace, and the model when it comes from the hub.
+        nodes: whom to ask.
+        tracking: the tracking URI without credentials; None: nobody needs to reach it.
+        here: the only node is this machine, so this process may look itself.
+    """
     marks = needs.workspace / f".doctor_{uuid.uuid4().hex[:12]}"
     order = {
         "workspace": str(needs.workspace),
@@ -130,10 +135,10 @@ def _ask(
     storage = open_storage(address_of(marks))
     try:
         storage.write_bytes("driver", b"driver")
-        if needs.address is None:
-            facts, silent = [survey({**order, "node": name}) for name in nodes], list[str]()
+        if needs.address is None or here:
+            facts, silent = [survey({**order, "node": node.name}) for node in nodes], list[str]()
         else:
-            facts, silent = _ask_remotely(order, list(nodes))
+            facts, silent = _ask_remotely(order, nodes)
         written = [file.key.removeprefix("node_") for file in storage.files() if file.key.startswith("node_")]
     except OSError as error:
         raise ClusterError(f"cannot write to the workspace: {error.strerror}", where=str(needs.workspace)) from None
@@ -143,18 +148,16 @@ def _ask(
     return facts, written, silent
 
 
-def _ask_remotely(order: dict[str, Any], node_ids: list[str]) -> tuple[list[NodeFacts], list[str]]:
+def _ask_remotely(order: dict[str, Any], nodes: list[Node]) -> tuple[list[NodeFacts], list[str]]:
     import ray.exceptions
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    names = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})" for node in ray.nodes()}
     task = ray.remote(survey)
     asked = {}
-    for node_id in node_ids:
-        there = task.options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
-        )
-        asked[there.remote({**order, "node": names[node_id]})] = names[node_id]
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        options = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        asked[options.remote({**order, "node": node.name})] = node.name
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
     facts, silent = [], [asked[reference] for reference in late]
     for reference in ready:
@@ -167,7 +170,7 @@ def _ask_remotely(order: dict[str, Any], node_ids: list[str]) -> tuple[list[Node
     return facts, silent
 
 
-def _worker(needs: Needs, nodes: Mapping[str, Mapping[str, float]]) -> Worker:
-    gpus = int(sum(node.get("GPU", 0.0) for node in nodes.values()))
+def _worker(needs: Needs, nodes: list[Node]) -> Worker:
+    gpus = int(sum(node.gpus for node in nodes))
     count = needs.num_workers or max(1, gpus)
     return Worker(count, float(needs.threads), 1.0 if gpus else 0.0)

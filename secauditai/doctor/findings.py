@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from secauditai.errors import ClusterError
+from secauditai.cluster import Node
+from secauditai.errors import PreflightError
 
 Result = Literal["ok", "warning", "failed", "skipped"]
 GIB = 2**30
+ROUNDING = 2e-3
+"""CPUs that shares of a CPU may be off by together: they are rounded to a thousandth."""
 SHM_FLOOR = GIB
 """Ray keeps objects in /dev/shm; containers come with 64 MiB of it."""
 
@@ -57,12 +60,27 @@ def require(findings: Iterable[Finding]) -> None:
     """Stop before anything starts when a check failed.
 
     Raises:
-        ClusterError: with every failure, and the hint of the first.
+        PreflightError: with a line for every failure.
     """
     failed = [finding for finding in findings if finding.result == "failed"]
     if failed:
-        text = "; ".join(f"{finding.check}: {finding.message}" for finding in failed)
-        raise ClusterError(text, hint=failed[0].hint or "`secauditai doctor` tells more.")
+        raise PreflightError([f"{item.check}: {item.message}. {item.hint or ''}".strip() for item in failed])
+
+
+def report_silence(names: Sequence[str]) -> Finding:
+    """Some nodes did not answer."""
+    return Finding("nodes", "failed", f"no answer from {_some(names)}", "See `ray status` and the logs of Ray there.")
+
+
+def check_head(nodes: Sequence[Node]) -> Finding:
+    """The head node, whose loss ends every job, computes nothing where others can."""
+    head = next((node for node in nodes if node.is_head), None)
+    if head is None or head.cpus == 0:
+        return Finding("head", "ok", "it computes nothing")
+    if len(nodes) == 1:
+        return Finding("head", "ok", "it is the only node")
+    hint = "Start it with `ray start --head --num-cpus=0`, as the files in cluster/ do."
+    return Finding("head", "warning", f"{head.name} offers {head.cpus:g} CPUs; only Ray jobs keep off it", hint)
 
 
 def check_versions(mine: Mapping[str, str], nodes: Sequence[NodeFacts]) -> Finding:
@@ -130,12 +148,12 @@ def check_shm(nodes: Sequence[NodeFacts]) -> Finding:
     return Finding("shm", "ok", f"/dev/shm has at least {_gib(SHM_FLOOR)} on {_nodes(nodes)}")
 
 
-def check_resources(worker: Worker, nodes: Sequence[Mapping[str, float]]) -> Finding:
+def check_resources(worker: Worker, nodes: Sequence[Node]) -> Finding:
     """The workers fit on the nodes, each whole on one of them."""
     fitting = sum(_fit(worker, node) for node in nodes)
     each = f"{worker.cpus:g} CPUs" + (f" and {worker.gpus:g} GPUs" if worker.gpus else "")
-    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-    there = f"{total['CPU']:g} CPUs and {total['GPU']:g} GPUs on {len(nodes)} nodes"
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    there = f"{cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
     if fitting < worker.count:
         hint = "Lower --num-workers or --threads, add nodes, or let jobs/scale.py ask the autoscaler for them."
         message = f"{worker.count} workers of {each} are wanted, {fitting} fit: there are {there}"
@@ -193,9 +211,9 @@ def check_dashboard(url: str | None, *, loopback: bool, asks: bool | None) -> Fi
     return Finding("dashboard", "failed", f"{url} is open to the network without a token: anybody may run code", hint)
 
 
-def _fit(worker: Worker, node: Mapping[str, float]) -> int:
-    counts = [node.get("CPU", 0.0) // worker.cpus] if worker.cpus else []
-    counts += [node.get("GPU", 0.0) // worker.gpus] if worker.gpus else []
+def _fit(worker: Worker, node: Node) -> int:
+    counts = [(node.cpus + ROUNDING) // worker.cpus] if worker.cpus else []
+    counts += [node.gpus // worker.gpus] if worker.gpus else []
     return int(min(counts, default=worker.count))
 
 

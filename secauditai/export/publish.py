@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from secauditai.cluster import away_from_work, call_on_worker
 from secauditai.export.onnx import export_onnx
-from secauditai.mirror import address_of
-from secauditai.models.bundle import Bundle, refresh_manifest
+from secauditai.mirror import address_of, mirror_of
+from secauditai.models.bundle import Bundle, open_bundle, refresh_manifest
 from secauditai.progress import Progress, silent
-from secauditai.runs import Run
+from secauditai.runs import Run, open_run
 from secauditai.tracking.registry import register_bundle
 from secauditai.tracking.runs import log_artifacts, log_summary
 from secauditai.tracking.shipper import ship_remaining
 from secauditai.training.finish import save_best
+from secauditai.training.recipe import read_recipe
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,12 @@ class Published:
 
 def publish(run: Run, workspace: Path, *, register_model: bool = True, progress: Progress = silent) -> Published:
     """Save the best weights of a finished run, export them, and register them as a new version of its name."""
-    bundle, metrics = save_best(run, progress)
-    export_onnx(bundle, bundle.layout.onnx, progress=progress)
-    refresh_manifest(bundle.layout)
+    if mirror_of(run.root) is None and away_from_work():  # a mirror is this machine's
+        progress("Saving the model on a worker", 0, None)
+        metrics = call_on_worker(save_and_export, str(run.root), cpus=read_recipe(run.layout.recipe).threads)
+    else:
+        metrics = save_and_export(str(run.root), progress)
+    bundle = open_bundle(run.layout.bundle)
     mlflow_run_id = run.info.mlflow_run_id
     if mlflow_run_id is not None:
         ship_remaining(workspace, mlflow_run_id, run.layout.metrics)
@@ -39,6 +44,14 @@ def publish(run: Run, workspace: Path, *, register_model: bool = True, progress:
         log_artifacts(workspace, mlflow_run_id, [run.layout.config])
     progress("Registering", 0, None)
     return Published(bundle, register(run, workspace) if register_model else None, metrics)
+
+
+def save_and_export(run_root: str, progress: Progress = silent) -> dict[str, float | None]:
+    """Save the best weights of a run and their graph; the metrics on the validation split."""
+    bundle, metrics = save_best(open_run(Path(run_root)), progress)
+    export_onnx(bundle, bundle.layout.onnx, progress=progress)
+    refresh_manifest(bundle.layout)
+    return metrics
 
 
 def register(run: Run, workspace: Path, tags: Mapping[str, str] | None = None) -> int:

@@ -61,8 +61,15 @@ class JobsApi:
 
             self._client = JobSubmissionClient(address)
 
-    def submit(self, job_id: str, entrypoint: str, command: str) -> None:
+    def submit(self, job_id: str, entrypoint: str, command: str, *, computes: bool) -> None:
         """Start a job that runs this package's code; nothing of the environment travels with it.
+
+        Args:
+            job_id: the id it gets.
+            entrypoint: the command line that the cluster runs.
+            command: the command as the user knows it.
+            computes: whether the entry point does the work itself: it takes a CPU then, which the head does not offer.
+                Otherwise it runs on the head and has workers do it.
 
         Raises:
             ClusterError: when the cluster does not take it.
@@ -78,6 +85,7 @@ class JobsApi:
                         submission_id=job_id,
                         runtime_env={"working_dir": str(directory)},
                         metadata={MARK: command},
+                        entrypoint_num_cpus=1 if computes else None,
                     )
 
             self._patiently(submit, BRIEF)

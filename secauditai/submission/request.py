@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from secauditai.errors import ClusterError
+from secauditai.errors import ClusterError, PreflightError
 from secauditai.storage import Storage
 
 COMPARED = ("ray", "torch", "transformers", "mlflow", "pyarrow")
@@ -44,16 +44,17 @@ def read_request(storage: Storage, job_id: str) -> JobRequest:
     """Read a job's request.
 
     Raises:
-        ClusterError: when it is not there, so the workspace is not the one that the request was written to.
+        PreflightError: when it is not there, so the workspace is not the one that the request was written to.
     """
     try:
         return JobRequest.model_validate_json(storage.read_bytes(f"{job_key(job_id)}/request.json"))
     except FileNotFoundError:
-        raise ClusterError(
-            "this node does not see what was written to the workspace",
-            where=storage.address,
-            hint="The workspace must be shared by all nodes and by the machine that submits: an s3:// address or a "
-            "network directory. Name it with --workspace, or in clusters.yaml.",
+        raise PreflightError(
+            [
+                f"storage: {storage.address}: this node does not see what was written to the workspace. It must be "
+                "shared by all nodes and by the machine that submits: an s3:// address or a network directory. "
+                "Name it with --workspace, or in clusters.yaml."
+            ]
         ) from None
     except ValidationError as error:
         raise ClusterError(f"damaged request: {error.errors()[0]['msg']}", where=storage.at(job_key(job_id))) from None

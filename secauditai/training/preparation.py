@@ -92,14 +92,15 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
         train=train,
         val=val,
         model=model,
-        devices=_devices(request),
+        devices=choose_request_devices(request),
         heads=heads,
         steps_per_epoch=per_epoch,
         total_steps=config.optimization.max_steps or per_epoch * config.optimization.epochs,
     )
 
 
-def _devices(request: TrainRequest) -> Devices:
+def choose_request_devices(request: TrainRequest) -> Devices:
+    """Devices, workers and threads of a request, here or on its cluster."""
     if request.address is None:
         return choose_devices(request.config.execution)
     from secauditai.cluster import ensure_ray

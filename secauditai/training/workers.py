@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from secauditai.cluster import Cluster
+from secauditai.cluster import Cluster, cpu_share, work_labels
 from secauditai.errors import ClusterError
 from secauditai.mirror import mirror_of
 from secauditai.runs import Run
@@ -58,6 +58,8 @@ GOODBYE = 5
 """Seconds in which workers may close their process group; Ray waits 30, for dead and hung ones too."""
 DEATH_PATIENCE = 15.0
 """Seconds in which killed processes must be gone."""
+NODE_PATIENCE = 90.0
+"""Seconds in which a node answers or is declared dead; Ray takes up to 30 to notice that one is gone."""
 
 
 class StoppedByError(Exception):
@@ -192,14 +194,12 @@ def check_nodes(run: Run) -> None:
 def scaling(recipe: Recipe, cluster_cpus: float) -> Any:
     """Ask for the threads each worker uses, or for an even share of the CPUs when there are fewer."""
     fewest = recipe.min_workers or recipe.world_size
-    cpus = min(float(recipe.threads), cluster_cpus / fewest)
-    if cpus <= 0:
-        raise ClusterError("the Ray cluster has no CPUs", hint="See `ray status`.")
     workers: Any = recipe.world_size if recipe.min_workers is None else (fewest, recipe.world_size)
-    return ScalingConfig(
+    return ScalingConfig(  # type: ignore[call-arg]
         num_workers=workers,
         use_gpu=recipe.device == "cuda",
-        resources_per_worker={"CPU": round(cpus, 3)},
+        resources_per_worker={"CPU": cpu_share(recipe.threads, fewest, cluster_cpus)},
+        label_selector=work_labels() or None,
     )
 
 
@@ -274,10 +274,8 @@ def _killed_by_kernel(rank: RankRecord) -> bool:
     """Whether the kernel of the rank's machine has killed processes for want of memory since the rank began."""
     if rank.is_here:
         return kernel_memory_kills() > rank.kernel_kills
-    if rank.node not in _alive_nodes():
-        return False
-    kills: int = ray.get(_on_node(kernel_memory_kills, rank.node).remote(), timeout=DEATH_PATIENCE)
-    return kills > rank.kernel_kills
+    kills = _ask_node(rank.node, kernel_memory_kills)
+    return kills is not None and kills > rank.kernel_kills
 
 
 def end_ranks(attempt: AttemptLayout) -> None:
@@ -290,12 +288,8 @@ def end_ranks(attempt: AttemptLayout) -> None:
     for rank in read_ranks(attempt):
         places.setdefault(None if rank.is_here else rank.node, []).append((rank.pid, rank.started))
     left = end_processes(places.pop(None, []), DEATH_PATIENCE)
-    alive = _alive_nodes() if places else set()
-    there = [
-        _on_node(end_processes, node).remote(them, DEATH_PATIENCE) for node, them in places.items() if node in alive
-    ]
-    for pids in ray.get(there, timeout=2 * DEATH_PATIENCE):
-        left += pids
+    for node, them in places.items():
+        left += _ask_node(node, end_processes, them, DEATH_PATIENCE) or []
     if left:
         raise ClusterError(
             f"worker processes cannot be ended: pids {', '.join(map(str, left))}", where=str(attempt.root)
@@ -312,9 +306,29 @@ def free_reservation(attempt: AttemptLayout) -> None:
         remove_placement_group(PlacementGroup(identity))
 
 
-def _on_node(function: Any, node: str | None) -> Any:
-    here = NodeAffinitySchedulingStrategy(node_id=str(node), soft=False)
-    return ray.remote(function).options(num_cpus=0, scheduling_strategy=here)
+def _ask_node(node: str | None, function: Any, *arguments: Any) -> Any:
+    """What a function returns on a node; None when the node is gone, whose processes went with it.
+
+    Raises:
+        ClusterError: when the node neither answers nor is declared dead.
+    """
+    there = NodeAffinitySchedulingStrategy(node_id=str(node), soft=False)
+    give_up = time.monotonic() + NODE_PATIENCE
+    if node not in _alive_nodes():
+        return None
+    answer = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*arguments)
+    while True:
+        try:
+            return ray.get(answer, timeout=1.0)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:  # lost with its node, or not there yet
+            if node not in _alive_nodes():
+                return None
+            if time.monotonic() > give_up:
+                hint = "See `ray status` and the logs of Ray there."
+                raise ClusterError(f"node {node} does not answer: {first_line(error)}", hint=hint) from None
+            time.sleep(0.2)
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray.exceptions
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune.search import Searcher
 
+from secauditai.cluster import IN_RAY_JOB, in_ray_job, work_labels
 from secauditai.tuning.ledger import Trial
 from secauditai.tuning.planning import TrialResources
 from secauditai.tuning.queue import TrialQueue
@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+HEADING, FRAME = "Failure # ", '  File "'
+"""How Tune begins an entry of its error file, and Python a frame of a traceback."""
 WAITING = {"CPU": 0.0, "memory": float(2**20)}
 """What the driver of a distributed trial takes; Tune refuses to place an actor that takes nothing at all."""
 
@@ -37,6 +39,8 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a trial."""
+        if config["in_ray_job"]:
+            os.environ[IN_RAY_JOB] = "1"
         self._task = TrialTask(**json.loads(config["task"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -60,7 +64,8 @@ class _Feed(Searcher):
         """The next trial as a configuration; FINISHED when there will be none."""
         trial = self._queue.next()
         if trial is not None:
-            return {"trial_id": trial.trial_id, "task": json.dumps(asdict(self._build_task(trial)))}
+            task = json.dumps(asdict(self._build_task(trial)))
+            return {"trial_id": trial.trial_id, "task": task, "in_ray_job": in_ray_job()}
         return Searcher.FINISHED if self._queue.exhausted else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -90,27 +95,28 @@ class _Reports(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Tell a dead process from an error in our code."""
-        trial_id, error = trial.config["trial_id"], _error_of(trial)
-        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
-            self._queue.note_death(trial_id, _first_line(error))
+        trial_id, text = trial.config["trial_id"], Path(trial.error_file).read_text(encoding="utf-8")
+        kind, reason = read_error(text)
+        if kind is None:
+            self._queue.note_death(trial_id, reason)
             return
-        text = Path(trial.error_file).read_text(encoding="utf-8")
         (self._queue.ledger.layout.trials / f"{trial_id}.error.txt").write_text(text, encoding="utf-8")
-        cause = getattr(error, "cause", None) or error
-        kind = type(cause).__name__ if cause is not None else "TuneError"
-        self._queue.note_failure(trial_id, kind, f"{kind}: {_first_line(text if cause is None else cause)}")
+        self._queue.note_failure(trial_id, kind, f"{kind}: {reason}")
 
 
-def _error_of(trial: Any) -> Exception | None:
-    """What ended a trial, from the file that Tune, in this process, has just written into its staging directory.
+def read_error(text: str) -> tuple[str | None, str]:
+    """What ended a trial, from Tune's error file: the exception and its message, or None and why the process is gone.
 
-    `Trial.get_pickled_error` looks into the storage, where it is not yet.
+    Tune keeps the exception itself as well, but pickled. A traceback has frames, and the exception stands behind the
+    innermost; a death has none.
     """
-    if trial.pickled_error_file is None:
-        return None
-    with Path(trial.pickled_error_file).open("rb") as file:
-        found = cloudpickle.load(file)
-    return found if isinstance(found, Exception) else None
+    lines = [line.rstrip() for line in text.rpartition(HEADING)[2].splitlines()[1:] if line.strip()]
+    frames = [place for place, line in enumerate(lines) if line.startswith(FRAME)]
+    if not frames:
+        return None, lines[0].strip()[:300] if lines else "for an unknown reason"
+    behind = next((line for line in lines[frames[-1] :] if not line.startswith(" ")), lines[-1])
+    name, _, message = behind.partition(":")
+    return name.rpartition(".")[2].strip(), message.strip()[:300]
 
 
 def run_trials(
@@ -122,9 +128,11 @@ def run_trials(
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     storage = queue.ledger.layout.ray
     here = {"CPU": float(resources.cpus), "GPU": float(resources.gpus)}
+    selector: Any = {"bundle_label_selector": [labels]} if (labels := work_labels()) else {}
+    place = tune.PlacementGroupFactory([WAITING if distributed else here], **selector)
     try:
         tune.Tuner(
-            tune.with_resources(TrialActor, WAITING if distributed else here),
+            tune.with_resources(TrialActor, place),
             tune_config=tune.TuneConfig(num_samples=-1, search_alg=_Feed(queue, build_task), reuse_actors=True),
             run_config=tune.RunConfig(
                 name="trials",
@@ -137,8 +145,3 @@ def run_trials(
         ).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-
-
-def _first_line(error: Any) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from secauditai import runs
 from secauditai.cluster import Capacity, ensure_ray, read_capacity
 from secauditai.config.files import NamedConfigs, parse_layer
+from secauditai.doctor.preflight import check_sweep
 from secauditai.errors import ConfigError, RunError
 from secauditai.export.publish import publish, register
 from secauditai.progress import Progress, silent
@@ -85,11 +86,13 @@ def run_sweep(
         watch: told about every change of a trial.
 
     Raises:
+        PreflightError: when the cluster lacks something that trials need.
         ConfigError: when there is nothing to search, or the trials do not fit the cluster.
         RunError: when no trial came to a value, with the first one's reason.
         KeyboardInterrupt: after a clean stop that was asked for by SIGINT or SIGTERM.
     """
     started = time.monotonic()
+    check_sweep(request.workspace, request.address)
     plan = plan_sweep(request, progress)
     ledger = plan.new_ledger()
     return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
@@ -124,6 +127,7 @@ def resume_sweep(
     if ledger.status == FINISHED and not more:
         notify(f"Sweep {ledger.sweep_id} is complete: {len(ledger.trials)} trials, nothing is left to do")
         return SweepResult(ledger, 0, time.monotonic() - started, 0.0)
+    check_sweep(request.workspace, request.address)
     planned = replace(request, layer={**ledger.fixed, **ledger.spaces})
     plan = replace(plan_sweep(planned, progress), fixed=ledger.fixed)
     ledger.num_samples = plan.trials

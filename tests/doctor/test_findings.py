@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from secauditai.cluster import Node, cpu_share, work_nodes
 from secauditai.doctor import findings as judge
 from secauditai.doctor.findings import GIB, Finding, NodeFacts, Worker
-from secauditai.errors import ClusterError
+from secauditai.errors import PreflightError
 
 VERSIONS = {"python": "3.11.2", "torch": "2.13.0"}
 GOOD = NodeFacts("a", VERSIONS, {"/w": 50 * GIB, "/tmp": 20 * GIB}, 8 * GIB, 4 * GIB, reads_workspace=True)
@@ -51,15 +52,38 @@ def test_small_shared_memory_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("worker", "nodes", "result"),
     [
-        (Worker(4, 2.0, 0.0), [{"CPU": 4.0}, {"CPU": 4.0}], "ok"),
-        (Worker(5, 2.0, 0.0), [{"CPU": 4.0}, {"CPU": 4.0}], "failed"),
-        (Worker(2, 3.0, 0.0), [{"CPU": 4.0}, {"CPU": 2.0}], "failed"),  # six CPUs, but a worker is on one node
-        (Worker(2, 1.0, 1.0), [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}], "failed"),
-        (Worker(2, 1.0, 1.0), [{"CPU": 8.0, "GPU": 2.0}, {}], "ok"),
+        (Worker(4, 2.0, 0.0), [(4, 0), (4, 0)], "ok"),
+        (Worker(5, 2.0, 0.0), [(4, 0), (4, 0)], "failed"),
+        (Worker(2, 3.0, 0.0), [(4, 0), (2, 0)], "failed"),  # six CPUs, but a worker is on one node
+        (Worker(3, cpu_share(4, 3, 2), 0.0), [(2, 0)], "ok"),  # an even share, rounded up, is still one
+        (Worker(2, 1.0, 1.0), [(8, 1), (8, 0)], "failed"),
+        (Worker(2, 1.0, 1.0), [(8, 2), (0, 0)], "ok"),
     ],
 )
-def test_workers_must_fit_whole_on_nodes(worker: Worker, nodes: list[dict[str, float]], result: str) -> None:
-    assert judge.check_resources(worker, nodes).result == result
+def test_workers_must_fit_whole_on_nodes(worker: Worker, nodes: list[tuple[int, int]], result: str) -> None:
+    there = [Node(str(number), str(number), *has, is_head=False) for number, has in enumerate(nodes)]
+    assert judge.check_resources(worker, there).result == result
+
+
+HEAD, WORKER = Node("h", "head", 2, 0, is_head=True), Node("w", "worker", 4, 1, is_head=False)
+
+
+def test_a_head_that_computes_beside_others_is_a_warning() -> None:
+    assert judge.check_head([HEAD]).result == "ok"
+    assert judge.check_head([replace(HEAD, cpus=0), WORKER]).result == "ok"
+    found = judge.check_head([HEAD, WORKER])
+    assert found.result == "warning"
+    assert "head offers 2 CPUs" in found.message
+
+
+def test_a_job_keeps_work_off_the_head_where_others_have_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert work_nodes([HEAD, WORKER]) == [HEAD, WORKER]
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert work_nodes([HEAD, WORKER]) == [WORKER]
+    assert work_nodes([HEAD]) == [HEAD]
+    assert work_nodes([replace(HEAD, cpus=0, gpus=1), WORKER]) == [WORKER]
+    strong = replace(HEAD, gpus=4)
+    assert work_nodes([strong, replace(WORKER, gpus=0)]) == [strong, replace(WORKER, gpus=0)]
 
 
 def test_a_sqlite_file_is_for_one_node() -> None:
@@ -86,5 +110,6 @@ def test_a_dashboard_without_token_must_stay_on_loopback() -> None:
 
 def test_a_preflight_stops_at_failures_only() -> None:
     judge.require([Finding("a", "ok", "fine"), Finding("b", "warning", "hm"), Finding("c", "skipped", "no")])
-    with pytest.raises(ClusterError, match=r"disk: full; mlflow: down\. Make room\."):
+    with pytest.raises(PreflightError) as stopped:
         judge.require([Finding("disk", "failed", "full", "Make room."), Finding("mlflow", "failed", "down")])
+    assert stopped.value.lines == ("disk: full. Make room.", "mlflow: down.")

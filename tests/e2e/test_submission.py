@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import make_samples
-from ray_head import Head, ray_head, worker_node
+from ray_head import Head, ray_head, read_state, worker_node
+from tracking_server import Server
 
 from secauditai.runs import newest_run
+from secauditai.training.attempt import AttemptLayout, read_ranks
 from secauditai.training.checkpoint import list_checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -24,8 +26,14 @@ Command = Callable[..., tuple[int, dict[str, Any], str]]
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     directory = tmp_path_factory.mktemp("cluster")
-    with ray_head(directory, cpus=0) as found, worker_node(found), worker_node(found):
-        yield found
+    server = Server(directory)
+    server.start()
+    try:
+        tracking = {"MLFLOW_TRACKING_URI": server.uri}
+        with ray_head(directory, cpus=2, **tracking) as found, worker_node(found), worker_node(found):
+            yield found
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -67,6 +75,7 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
     assert code == 0, told
     assert trained["version"] == 1
     assert "Staging" in told or "Job finetune-" in told
+    saved = [task["node_id"] for task in read_state(head, "tasks") if task["name"] == "save_and_export"]
     code, evaluated, told = run("train", "evaluate", "--model", "trained_model", *there, *shared)
     assert code == 0, told
     assert evaluated["n"] == split["test"]
@@ -85,4 +94,8 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
     runs = [newest_run(workspace, "trained_model") for workspace in (tmp_path / "shared", local)]
     newest = [list_checkpoints(run.layout.checkpoints)[-1] for run in runs]
     assert newest[0].weights.read_bytes() == newest[1].weights.read_bytes()
-    assert len({(run.layout.logs / "rank_1.log").read_text() for run in runs}) == 2
+    there, here = ([rank.node for rank in read_ranks(AttemptLayout(run.layout.attempt))] for run in runs)
+    assert len(set(there)) == 2  # not the head, which has CPUs for both
+    assert set(saved) <= set(there)
+    assert len(saved) == 1
+    assert len(set(here)) == 1

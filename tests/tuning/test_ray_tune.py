@@ -1,3 +1,4 @@
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,6 @@ from secauditai.tuning.queue import TrialQueue
     ("died", "status", "kind"), [(True, "interrupted", "TrialDied"), (False, "failed", "ValueError")]
 )
 def test_a_dead_process_is_told_from_an_error_in_our_code(tmp_path: Path, died: bool, status: str, kind: str) -> None:
-    import ray.exceptions
-    from ray import cloudpickle
-
     from secauditai.tuning.ray_tune import _Reports
 
     layer = {"dropout": {"uniform": [0.0, 0.5]}}
@@ -21,11 +19,22 @@ def test_a_dead_process_is_told_from_an_error_in_our_code(tmp_path: Path, died: 
     ledger.layout.trials.mkdir()
     queue = TrialQueue(ledger, max_concurrent=1, max_failures=1, deadline=None, watch=lambda _ledger, _trial: None)
     assert queue.next() is not None
-    error = ray.exceptions.ActorDiedError() if died else ray.exceptions.RayTaskError("f", "trace", ValueError("no"))
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
-    (tmp_path / "error.txt").write_text("Failure # 1\ntrace\n")
-    files = {"pickled_error_file": str(tmp_path / "error.pkl"), "error_file": str(tmp_path / "error.txt")}
-    _Reports(queue).on_trial_error(1, [], SimpleNamespace(config={"trial_id": "0000"}, **files))
+    (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at 2026-01-01)\n{_error(died=died)}\n")
+    trial_of_tune = SimpleNamespace(config={"trial_id": "0000"}, error_file=str(tmp_path / "error.txt"))
+    _Reports(queue).on_trial_error(1, [], trial_of_tune)
     (trial,) = ledger.trials
     assert (trial.status, trial.error_kind) == (status, kind)
     assert queue.exhausted is not died
+    assert trial.error == (str(_error(died=True)) if died else "ValueError: no: why")
+
+
+def _error(*, died: bool) -> Exception:
+    """What Ray raises for the one and the other."""
+    import ray.exceptions
+
+    if died:
+        return ray.exceptions.ActorDiedError()
+    try:
+        raise ValueError("no: why\nand more")
+    except ValueError as error:
+        return ray.exceptions.RayTaskError("TrialActor.train", traceback.format_exc(), error)
