@@ -1,8 +1,9 @@
 """Peak memory of one optimizer step of an encoder of CodeBERT-base size (random weights) at 512 tokens.
 
-    python benchmarks/memory.py [--batch-size 32] [--micro-batch-tokens 2048]
+    python benchmarks/memory.py [--batch-size 32] [--micro-batch-tokens 2048] [sven.yaml]
 
 Each case is a process of its own; the peak is its largest resident size. Beside it stands what `--dry-run` estimates.
+With labelled data, one more step trains on its longest sample, cut into windows, alone in a batch.
 """
 
 import argparse
@@ -21,7 +22,9 @@ import torch
 from transformers import RobertaConfig, RobertaModel
 
 from secauditai.config.files import resolve_config
+from secauditai.data.dataset import open_dataset
 from secauditai.data.plan import BatchPlan
+from secauditai.data.prepare import prepare as prepare_dataset
 from secauditai.data.tokens import open_token_store
 from secauditai.models.encoders import save_encoder
 from secauditai.models.tokenizer import train_tokenizer
@@ -46,9 +49,20 @@ def write_encoder(directory: Path, codes: list[str]) -> None:
     save_encoder(RobertaModel(RobertaConfig(**shape, **special), add_pooling_layer=False), tokenizer, directory)
 
 
-def write_data(path: Path, samples: int) -> list[str]:
-    """Samples that all fill 512 tokens, half of them vulnerable."""
-    codes = ["\n".join(f"int value_{n}_{k} = {k} + {n};" for k in range(90)) for n in range(samples)]
+def filled(samples: int) -> list[str]:
+    """Code that fills 512 tokens, each another."""
+    return ["\n".join(f"int value_{n}_{k} = {k} + {n};" for k in range(90)) for n in range(samples)]
+
+
+def longest(data: Path, work: Path) -> str:
+    """The longest code of labelled data."""
+    prepare_dataset(str(data), work / "prepared")
+    codes: list[str] = open_dataset(work / "prepared").table().column("code").to_pylist()
+    return max(codes, key=len)
+
+
+def write_data(path: Path, codes: list[str]) -> None:
+    """Samples of these codes, half of them vulnerable."""
     records = [
         {"id": f"s{n}", "code": code, "label": ("safe", "vulnerability")[n % 2], "severity": "none", "category": "none"}
         for n, code in enumerate(codes)
@@ -56,12 +70,11 @@ def write_data(path: Path, samples: int) -> list[str]:
     for record in records[1::2]:
         record |= {"severity": "high", "category": "injection"}
     path.write_text(json.dumps({"samples": records}), encoding="utf-8")
-    return codes
 
 
-def prepare(work: Path, options: argparse.Namespace) -> dict[str, object]:
+def prepare(work: Path, codes: list[str], options: argparse.Namespace, **settings: object) -> dict[str, object]:
     """Write the run's recipe; return what `--dry-run` says."""
-    codes = write_data(work / "data.json", max(60, 2 * options.batch_size))
+    write_data(work / "data.json", codes)
     if not (work / "encoder").exists():
         write_encoder(work / "encoder", codes)
     config = resolve_config(
@@ -75,6 +88,7 @@ def prepare(work: Path, options: argparse.Namespace) -> dict[str, object]:
             "batch_size": options.batch_size,
             "micro_batch_tokens": options.micro_batch_tokens,
             "gradient_checkpointing": options.gradient_checkpointing,
+            **settings,
         }
     )
     plan = plan_training(TrainRequest("finetune", "memory", config, work / "workspace"))
@@ -99,9 +113,22 @@ def measure(recipe_path: Path) -> None:
     print(json.dumps({"peak": peak, "seconds": time.perf_counter() - started, "tokens": result.tokens}))
 
 
+def run_case(found: dict[str, object], name: str) -> float:
+    """Measure a prepared case in a process of its own, print it, and return its peak in MiB."""
+    command = [sys.executable, __file__, "--measure", str(found["recipe"])]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(
+        f"{name}: peak {done['peak']:.0f} MiB resident (--dry-run: {found['estimate']} MiB), "
+        f"{done['tokens']} tokens in {done['seconds']:.0f} s",
+        flush=True,
+    )
+    return float(done["peak"])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", type=Path, help="labelled data whose longest sample is to be trained on")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--micro-batch-tokens", type=int, default=2048)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -116,16 +143,17 @@ def main() -> None:
     )
     peaks = []
     with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
         for options.gradient_checkpointing in (False, True):
-            found = prepare(Path(directory), options)
-            command = [sys.executable, __file__, "--measure", str(found["recipe"])]
-            done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            peaks.append(done["peak"])
-            print(
-                f"gradient_checkpointing {options.gradient_checkpointing!s:5}: peak {done['peak']:.0f} MiB resident "
-                f"(--dry-run: {found['estimate']} MiB), {done['tokens']} tokens in {done['seconds']:.0f} s",
-                flush=True,
-            )
+            found = prepare(work, filled(max(60, 2 * options.batch_size)), options)
+            peaks.append(run_case(found, f"gradient_checkpointing {options.gradient_checkpointing!s:5}"))
+        if options.data is not None:
+            code = longest(options.data, work)
+            copies = [f"{code}\nint copy_{n} = {n};\n" for n in range(60)]
+            for options.gradient_checkpointing in (False, True):
+                found = prepare(work, copies, options, long_code="windows", batch_size=1)
+                name = f"the longest of {options.data.name}, {len(code)} characters, in windows"
+                run_case(found, f"{name}, gradient_checkpointing {options.gradient_checkpointing!s:5}")
     print(f"without / with gradient checkpointing: {peaks[0] / peaks[1]:.2f} x")
 
 
