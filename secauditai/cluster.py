@@ -3,8 +3,12 @@
 Ray's own words go to its log files; a session is started at most once per process and reused.
 """
 
+import atexit
 import logging
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,10 +29,71 @@ class Cluster:
     """A live connection to Ray."""
 
     started_here: bool
+    """Whether Ray runs on this machine alone, started by this process and for it."""
     startup_seconds: float
+    """Seconds that the caller waited; what `begin_ray` did beside other work does not count."""
     cpus: float
     """Of the nodes that work goes to; so are the GPUs."""
     gpus: float
+
+
+_beginning: "Beginning | None" = None
+"""Of this process: Ray itself is one per process."""
+
+
+class Beginning:
+    """Starts or connects to Ray in a thread of its own."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address, self._over = address, threading.Event()
+        self._error: ClusterError | None = None
+        self.started_here = False
+        """Whether it started Ray, rather than finding a connection."""
+        # As a daemon it outlives the main thread: see `_run`.
+        self._thread = threading.Thread(target=self._run, name="ray-start", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the end of the start.
+
+        Raises:
+            ClusterError: when it failed.
+        """
+        if threading.current_thread() is not self._thread:
+            self._over.wait()
+            if self._error is not None:
+                raise self._error
+
+    def _run(self) -> None:
+        import ray  # noqa: F401
+
+        # Registered behind Ray's own exit, so that it comes before: what half a start has made would stay.
+        atexit.register(self._over.wait)
+        try:
+            self.started_here = ensure_ray(self._address).started_here
+        except ClusterError as error:
+            self._error = error
+        finally:
+            self._over.set()
+        # The kernel kills Ray's processes when the thread that started them ends, not only with this process.
+        threading.Event().wait()
+
+
+def begin_ray(address: str | None = None) -> None:
+    """Start or connect to Ray in the background, for `ensure_ray` to find: processes start while this one works.
+
+    An error is left for `ensure_ray` to raise.
+    """
+    global _beginning  # noqa: PLW0603
+    if _beginning is not None or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        # What Ray does when it starts in the main thread, so that its processes are ended with this one.
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
+    quieten()
+    # Trainings start workers with an environment of their own: those that Ray starts beforehand only cost time.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    _beginning = Beginning(address)
 
 
 def ensure_ray(address: str | None = None) -> Cluster:
@@ -39,16 +104,19 @@ def ensure_ray(address: str | None = None) -> Cluster:
     Raises:
         ClusterError: when the address does not answer.
     """
+    started = time.monotonic()
+    if _beginning is not None:
+        _beginning.wait()
     quieten()
     import ray
 
-    started = time.monotonic()
-    fresh = not ray.is_initialized()
-    if fresh:
-        _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    begun = _beginning is not None and _beginning.started_here
+    if fresh := not ray.is_initialized():
+        _connect(ray, address)
     nodes = work_nodes(alive_nodes())
     return Cluster(
-        started_here=fresh,
+        started_here=address == "local" and (fresh or begun),
         startup_seconds=time.monotonic() - started,
         cpus=sum(node.cpus for node in nodes),
         gpus=sum(node.gpus for node in nodes),
@@ -58,6 +126,8 @@ def ensure_ray(address: str | None = None) -> Cluster:
 def _connect(ray: Any, address: str) -> None:
     # A local session takes token authentication by itself, and would say so on every start.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    if threading.current_thread() is not threading.main_thread():
+        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it warns that it handles no SIGTERM
     try:
         ray.init(
             address=address,

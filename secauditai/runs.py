@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from secauditai.errors import RunError
 from secauditai.files import write_json
 from secauditai.mirror import located, mirror_of, portable, send
 
+_updating = threading.Lock()
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
@@ -146,9 +148,10 @@ class Run:
         return read_info(self.layout)
 
     def update(self, **changes: Any) -> RunInfo:
-        """Change fields of `run.json` and return the new state."""
-        info = replace(self.info, **changes)
-        write_info(self.layout, info)
+        """Change fields of `run.json` and return the new state; threads of the one process that does may overlap."""
+        with _updating:
+            info = replace(self.info, **changes)
+            write_info(self.layout, info)
         return info
 
 

@@ -239,6 +239,7 @@ def _train(
         raise ConfigError(
             "there is no training data", where="--data", hint="Name a file, a directory or security_dataset."
         )
+    from secauditai.cluster import begin_ray
     from secauditai.doctor.preflight import check_request
     from secauditai.training.preparation import plan_training
     from secauditai.training.request import TrainRequest
@@ -252,6 +253,8 @@ def _train(
 
         run_folds(FoldsRequest(request, folds, register or "best"), out, dry_run=dry_run)
         return
+    if not dry_run and config.execution.gpu is None and (config.execution.worker_range or (1, 1))[1] > 1:
+        begin_ray(address)  # beside all that comes before training
     with out.progress() as progress:
         plan = plan_training(request, progress)
         if plan.devices.warning:

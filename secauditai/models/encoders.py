@@ -64,8 +64,10 @@ def load_encoder(source: str | Path, *, revision: str | None = None, dropout: fl
 
 def build_encoder(size: str, *, tokenizer: CodeTokenizer, max_length: int, dropout: float, seed: int) -> LoadedEncoder:
     """A fresh encoder of one of `SIZES`, its weights drawn from the seed alone."""
-    from transformers import RobertaConfig, RobertaModel
+    from transformers import RobertaConfig
 
+    with _without_scipy():
+        from transformers import RobertaModel
     shape = SIZES[size]
     config = RobertaConfig(
         vocab_size=tokenizer.vocab_size,
@@ -112,6 +114,23 @@ def check_max_length(encoder: LoadedEncoder, max_length: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def _without_scipy() -> Iterator[None]:
+    """Let transformers' models be imported without scipy's optimizers, which take half a second of every start.
+
+    Only its losses for object detection use them.
+    """
+    import transformers.utils
+
+    module: Any = transformers.utils
+    before = module.is_scipy_available
+    module.is_scipy_available = lambda: False
+    try:
+        yield
+    finally:
+        module.is_scipy_available = before
+
+
 def _load_module(directory: Path, dropout: float | None) -> tuple[nn.Module, list[str]]:
     from safetensors import SafetensorError
     from transformers import AutoConfig
@@ -149,8 +168,8 @@ def _find_head(directory: Path, extra_keys: list[str]) -> dict[str, Tensor] | No
 
 def _model_class(config: Any) -> Any:
     """The bare encoder class, without the pooling layer that pretraining used."""
-    from transformers import AutoModel, RobertaModel
-
+    with _without_scipy():
+        from transformers import AutoModel, RobertaModel
     if config.model_type == "roberta":
         return _WithoutPooler(RobertaModel)
     return _FromAuto(AutoModel)

@@ -6,12 +6,14 @@ MLflow's own global state (tracking URI, active run) is never touched: every cal
 import logging
 import os
 import random
+import sqlite3
 import sys
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -43,9 +45,23 @@ IMPORT_WARNINGS = (
     r".*Any type hint is inferred as AnyType",  # mlflow.types.responses, about itself
 )
 """What MLflow's modules warn of when they are imported, which nobody here can mend."""
+OLD_SCHEMA = "out-of-date database schema"
+"""In what MLflow says of a database that another version of it has made."""
 PROBE_SECONDS = 5.0
 BRIEF, PATIENT = 5.0, 120.0
 """Seconds to go on trying before anything has started, and after a training whose result must not be lost."""
+
+
+PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What sqlite says of a database that may be usable later."""
+
+
+class OutOfReachError(RunError):
+    """MLflow cannot be reached, or is overloaded: waiting may help. Other errors of MLflow are refusals."""
+
+
+class UnusableDatabaseError(OSError):
+    """A database file that no waiting will make usable."""
 
 
 def load_mlflow() -> None:
@@ -85,19 +101,25 @@ def sqlite_path(uri: str) -> Path | None:
 def failures() -> tuple[type[Exception], ...]:
     """What MLflow raises when it refuses or cannot be reached."""
     load_mlflow()
+    from alembic.util import CommandError  # what building or checking a schema raises
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    return MlflowException, SQLAlchemyError, CommandError, OSError
 
 
 def is_refusal(error: Exception) -> bool:
     """Whether trying again cannot help: MLflow understood the request and said no."""
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError | UnusableDatabaseError)
     load_mlflow()
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
 
+    if isinstance(error, CommandError) or OLD_SCHEMA in str(error):
+        return True
     if not isinstance(error, MlflowException):
-        return isinstance(error, FileNotFoundError)
+        return False
     status = error.get_http_status_code()
     return 400 <= status < 500 and status not in (408, 429)
 
@@ -137,11 +159,17 @@ def call(action: Callable[[], Result], *, uri: str, patience: float, what: str, 
 def tracking_error(error: Exception, uri: str, what: str, hint: str | None = None) -> RunError:
     """Say in one line what MLflow did not do."""
     reason = first_line(error)
-    if "out-of-date database schema" in reason:
-        hint = "Save a copy of the database, then run `mlflow db upgrade` with this URI."
-    elif not is_refusal(error):
+    message, where = f"MLflow cannot {what}: {reason}", redact_text(uri)
+    if not is_refusal(error):
         hint = "Check that the server or database is up; MLFLOW_TRACKING_URI names another one."
-    return RunError(f"MLflow cannot {what}: {reason}", where=redact_text(uri), hint=hint)
+        return OutOfReachError(message, where=where, hint=hint)
+    if OLD_SCHEMA in reason:
+        hint = "Save a copy of the database, then run `mlflow db upgrade` with this URI."
+    elif type(error).__name__ == "CommandError":
+        hint = "The database is of another version of MLflow; MLFLOW_TRACKING_URI names another database."
+    elif isinstance(error, UnusableDatabaseError):
+        hint = "Move the file away for a new one; MLFLOW_TRACKING_URI names another one."
+    return RunError(message, where=where, hint=hint)
 
 
 def first_line(error: Exception) -> str:
@@ -151,11 +179,17 @@ def first_line(error: Exception) -> str:
 
 
 def probe(uri: str) -> None:
-    """Ask an http(s) server for a sign of life, which MLflow's own requests would wait for much longer.
+    """Ask an http(s) server for a sign of life, and a database file whether it is one, without importing MLflow.
+
+    MLflow's own requests would wait much longer, and its attempts to open a file that is none take minutes.
 
     Raises:
         OSError: when nothing answers within seconds.
+        UnusableDatabaseError: when the file is no database, or may not be opened.
     """
+    path = sqlite_path(uri)
+    if path is not None and path.exists():
+        _probe_database(path)
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -167,6 +201,16 @@ def probe(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if "CERTIFICATE" not in str(reason).upper():  # MLflow has settings of its own for certificates
             raise ConnectionError(f"no server answers: {reason}") from None
+
+
+def _probe_database(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        # An extended code has the general one in its low byte.
+        if error.sqlite_errorcode & 0xFF not in PASSING:
+            raise UnusableDatabaseError(str(error)) from None
 
 
 def _without_credentials(uri: str) -> str:

@@ -19,7 +19,7 @@ from secauditai.runs import RunLayout
 from secauditai.tracking.connection import PATIENT, call, error_code, failures
 from secauditai.tracking.packaging import save_package
 from secauditai.tracking.redact import clean_tags
-from secauditai.tracking.store import Store, open_existing_store, open_store
+from secauditai.tracking.store import Store, may_be_registered, open_existing_store, open_store
 from secauditai.tracking.versions import (
     ModelVersion,
     find_alias,
@@ -120,7 +120,7 @@ def resolve_model(spec: str, workspace: Path, *, catalogue_first: bool = False) 
         return ResolvedModel(spec, "hub", "pretrained", hub_id, f"{hub_id} from the Hugging Face hub", hub_id=hub_id)
     catalogue = open_catalogue(workspace)
     entry = catalogue.get(spec)
-    if entry is not None and catalogue_first:
+    if entry is not None and (catalogue_first or not may_be_registered(workspace, spec)):
         return _from_catalogue(entry)
     store = open_existing_store(workspace)
     version = _find_version(store, spec) if store is not None else None

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,20 @@ CLOSING_PAUSE = 0.5
 class MetricShipper:
     """Follows one run's metrics file and sends what MLflow does not have yet."""
 
-    def __init__(self, uri: str, mlflow_run_id: str, metrics_file: Path, *, interval: float = 2.0) -> None:
+    def __init__(
+        self, uri: str, mlflow_run_id: str | Callable[[], str | None], metrics_file: Path, *, interval: float = 2.0
+    ) -> None:
         """Prepare; nothing happens before `start`.
 
         Args:
             uri: the tracking URI.
-            mlflow_run_id: the run to log to.
+            mlflow_run_id: the run to log to, or what tells it; None as long as it is not open yet.
             metrics_file: `metrics.jsonl`; need not exist yet.
             interval: seconds between two looks at it.
         """
-        self._uri, self._run_id, self._path, self._interval = uri, mlflow_run_id, metrics_file, interval
+        self._uri, self._path, self._interval = uri, metrics_file, interval
+        self._run_id = mlflow_run_id if isinstance(mlflow_run_id, str) else ""
+        self._find_run_id = (lambda: self._run_id) if isinstance(mlflow_run_id, str) else mlflow_run_id
         self._tail = RecordTail(metrics_file)
         self._client: MlflowClient | None = None
         self._newest: dict[str, int] = {}
@@ -62,7 +66,7 @@ class MetricShipper:
         if self._thread.ident is not None:
             self._thread.join(timeout)
         missing = sum(1 for _ in fresh_records(RecordTail(self._path).read(), self._newest))
-        if missing:
+        if missing and self._run_id:  # else nobody has opened the run yet, and who does ships the rest
             logger.warning("MLflow misses %d metric records so far; they stay in %s", missing, self._path)
         return missing
 
@@ -71,6 +75,11 @@ class MetricShipper:
         while True:
             last = self._closing.is_set()  # asked before reading, so that the last look sees everything
             try:
+                if not self._has_run():
+                    if last:
+                        return
+                    self._closing.wait(self._interval)
+                    continue
                 self._ship()
                 pause = self._interval
                 if last:
@@ -86,6 +95,10 @@ class MetricShipper:
                 time.sleep(CLOSING_PAUSE)
             else:
                 self._closing.wait(pause)
+
+    def _has_run(self) -> bool:
+        self._run_id = self._run_id or self._find_run_id() or ""
+        return bool(self._run_id)
 
     def _ship(self) -> None:
         if not self._asked:

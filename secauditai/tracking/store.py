@@ -2,7 +2,9 @@
 
 import json
 import os
+import sqlite3
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,17 @@ from typing import TYPE_CHECKING
 from secauditai.errors import ConfigError, RunError
 from secauditai.files import write_json
 from secauditai.mirror import fetch_files, mirror_of, send
-from secauditai.tracking.connection import BRIEF, call, connect, error_code, failures, load_mlflow, probe, sqlite_path
+from secauditai.tracking.connection import (
+    BRIEF,
+    call,
+    connect,
+    error_code,
+    failures,
+    load_mlflow,
+    probe,
+    sqlite_path,
+    tracking_error,
+)
 from secauditai.tracking.redact import redact_text
 
 if TYPE_CHECKING:
@@ -97,10 +109,42 @@ def open_store(workspace: Path, *, patience: float = BRIEF) -> Store:
     return call(lambda: _open(uri, workspace), uri=uri, patience=patience, what="open the tracking store")
 
 
+def probe_store(workspace: Path) -> None:
+    """Find out in a moment, without importing MLflow, what would keep the tracking store from being opened later.
+
+    Raises:
+        ConfigError: when MLFLOW_TRACKING_URI is unusable.
+        RunError: when no server answers, or the database file is none.
+    """
+    uri = tracking_uri(workspace)
+    try:
+        probe(uri)
+    except OSError as error:
+        raise tracking_error(error, uri, "open the tracking store") from None
+
+
 def open_existing_store(workspace: Path) -> Store | None:
     """Open the tracking store to look something up; None when this workspace has recorded nothing yet."""
     path = sqlite_path(tracking_uri(workspace))
     return None if path is not None and not path.exists() else open_store(workspace)
+
+
+def may_be_registered(workspace: Path, name: str) -> bool:
+    """Whether a model of this name may be registered: False only when a local database surely has none.
+
+    Looked up without MLflow, whose import costs seconds; what MLflow itself would say decides in all other cases.
+    """
+    path = sqlite_path(tracking_uri(workspace))
+    if path is None:
+        return True
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT 1 FROM registered_models WHERE name = ?", (name,)).fetchone()
+    except sqlite3.Error:
+        return True
+    return found is not None
 
 
 def _open(uri: str, workspace: Path) -> Store:

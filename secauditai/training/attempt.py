@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from secauditai.errors import RunError
+from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
 
 CLOCK_SLACK = 2.0
@@ -101,6 +101,11 @@ class Hang:
     """Whether it was waiting for other ranks, so that it is not the one to blame."""
     frames: tuple[str, ...]
     """`file:line in function` of the training thread, innermost first."""
+
+
+def write_failure(layout: AttemptLayout, error: SecAuditError) -> None:
+    """Note the user's error that ends an attempt, for `launch` to raise."""
+    write_json(layout.failure, {"message": error.message, "where": error.where, "hint": error.hint})
 
 
 def record_rank(layout: AttemptLayout, index: int, world_size: int, node: str | None) -> RankRecord:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from secauditai.errors import RunError
-from secauditai.runs import RunLayout
+from secauditai.runs import Run, RunLayout
 from secauditai.training.checkpoint import TrainState, clear_directory
 from secauditai.training.mirrored import sending
 from secauditai.training.recipe import Recipe
@@ -106,13 +106,14 @@ def open_journal(recipe: Recipe, layout: RunLayout, state: TrainState) -> Iterat
 @contextmanager
 def _shipping(recipe: Recipe, layout: RunLayout) -> Iterator[None]:
     """Send metrics to MLflow from a background thread while the run goes on."""
-    if recipe.tracking_uri is None or recipe.mlflow_run_id is None:
+    if recipe.tracking_uri is None:
         yield
         return
     from secauditai.tracking.shipper import MetricShipper
     from secauditai.tracking.store import own_uri
 
-    shipper = MetricShipper(own_uri(recipe.tracking_uri), recipe.mlflow_run_id, layout.metrics)
+    run = Run(layout)
+    shipper = MetricShipper(own_uri(recipe.tracking_uri), lambda: run.info.mlflow_run_id, layout.metrics)
     shipper.start()
     try:
         yield

@@ -172,6 +172,7 @@ class Attempts:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            self._check_failure()
             raise WorkersLost(Loss(Kind.OUT_OF_MEMORY, first_line(error), 0)) from None
         self._check_failure()
 

@@ -16,10 +16,9 @@ from torch import nn
 from secauditai.data.plan import BatchPlan
 from secauditai.data.tokens import TokenStore, open_token_store
 from secauditai.errors import RunError, SecAuditError
-from secauditai.files import write_json
 from secauditai.metrics import METRICS
 from secauditai.runs import RunLayout
-from secauditai.training.attempt import AttemptLayout
+from secauditai.training.attempt import AttemptLayout, write_failure
 from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
 from secauditai.training.health import Finding, Health, non_finite_validation
 from secauditai.training.journal import Journal, open_journal
@@ -72,9 +71,8 @@ def train_rank(
             return Loop(recipe, layout, rank, after_validation).run(stop)
         except SecAuditError as error:
             logger.error("stopped: %s", error)
-            document = {"message": error.message, "where": error.where, "hint": error.hint}
             try:
-                write_json(attempt.failure, document)
+                write_failure(attempt, error)
             except OSError:  # a full disk takes not even this: the error must go by itself
                 raise error from None
             return None

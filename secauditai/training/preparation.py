@@ -22,7 +22,7 @@ from secauditai.errors import ConfigError, DataError
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
-from secauditai.tracking.store import tracking_uri
+from secauditai.tracking.store import shared_uri, tracking_uri
 from secauditai.training.devices import Devices, choose_devices, measure_precision
 from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.recipe import Recipe, write_recipe
@@ -319,8 +319,7 @@ def _recipe(plan: TrainingPlan) -> dict[str, Any]:
         "health": config.health.model_dump(),
         "hang_timeout": execution.hang_timeout,
         "min_workers": devices.min_workers,
-        "tracking_uri": None,
-        "mlflow_run_id": None,
+        "tracking_uri": shared_uri(plan.request.workspace),
         "versions": installed_versions(),
     }
 

@@ -74,7 +74,6 @@ class Recipe(BaseModel):
     """Fewest workers of an elastic range, whose most is `world_size`; None: exactly `world_size`."""
     tracking_uri: str | None
     """Without credentials; each process adds its own."""
-    mlflow_run_id: str | None
     versions: dict[str, str]
     promise: Promise
     """The surroundings it was prepared in."""

@@ -220,7 +220,7 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout, changes: 
     run.layout.metrics.write_bytes(parent.layout.metrics.read_bytes()[: state.metrics_bytes])
     for root in copied:
         shutil.copytree(root, run.layout.checkpoints / root.name)
-    own = {"initial": str(run.layout.initial), "mlflow_run_id": None, "tracking_uri": None}
+    own = {"initial": str(run.layout.initial)}
     # Last: without a recipe there is no run to go on with.
     write_recipe(run.layout.recipe, changes.recipe.model_copy(update=own))
     return run

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 
+from secauditai.errors import SecAuditError
 from secauditai.files import write_json
-from secauditai.training.attempt import AttemptLayout
+from secauditai.training.attempt import AttemptLayout, write_failure
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,6 +49,15 @@ def read_stop(layout: AttemptLayout) -> StopRequest | None:
         return StopRequest(**json.loads(layout.stop.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+
+
+def end_attempt(layout: AttemptLayout, error: SecAuditError) -> None:
+    """End an attempt for a user's error met outside the ranks: they stop after the step, with a checkpoint.
+
+    `launch` then raises the error.
+    """
+    write_failure(layout, error)
+    request_stop(layout, StopRequest(error.message))
 
 
 class StopCheck:

@@ -1,4 +1,4 @@
-"""The door to Ray Train: one attempt at a run in a group of Ray workers, and what its errors mean.
+"""The door to Ray Train: one attempt at a run in a group of Ray workers (`group.py`), and what its errors mean.
 
 Every attempt is a fresh Ray run with a name of its own; Ray never holds a checkpoint of ours.
 """
@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ import ray.train
 import ray.util
 from ray import PlacementGroupID
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,12 +31,12 @@ from secauditai.training.attempt import (
     kernel_memory_kills,
     read_ranks,
 )
+from secauditai.training.group import GroupConfig, GroupTrainer
 from secauditai.training.loop import train_rank
 from secauditai.training.losses import Kind, Loss, WorkersLost, find_hang, first_line
 from secauditai.training.memory import is_out_of_memory
 from secauditai.training.recipe import Recipe
 from secauditai.training.rungs import rule_in
-from secauditai.training.stopping import listen_in_worker
 from secauditai.training.watchdog import COLLECTIVE_TIMEOUT
 
 BROKEN_PEER = (
@@ -54,8 +51,6 @@ RAY_MEMORY_KILL = "running low on memory"
 """What Ray says of a worker that its memory monitor has killed."""
 GROUP_STARTS = 5
 """Times a group gets a minute to find its resources before the run gives up."""
-GOODBYE = 5
-"""Seconds in which workers may close their process group; Ray waits 30, for dead and hung ones too."""
 DEATH_PATIENCE = 15.0
 """Seconds in which killed processes must be gone."""
 NODE_PATIENCE = 90.0
@@ -64,42 +59,6 @@ NODE_PATIENCE = 90.0
 
 class StoppedByError(Exception):
     """The rank ended with a user's error, which is in `failure.json`: the group must end, or its peers wait forever."""
-
-
-@dataclass
-class GroupConfig(TorchConfig):
-    """Torch's process group, and what each worker's main thread has to do before it."""
-
-    threads: int = 1
-
-    @property
-    def backend_cls(self) -> type:
-        """What sets workers up."""
-        return GroupBackend
-
-
-class GroupBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Prepares the workers' main threads, then the process group."""
-
-    def on_start(self, worker_group: Any, backend_config: GroupConfig) -> None:
-        """Called in the controller as soon as the workers are there."""
-        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(GOODBYE))
-        worker_group.execute(prepare_worker, backend_config.threads)
-        super().on_start(worker_group, backend_config)
-
-
-class GroupTrainer(TorchTrainer):
-    """Ray's trainer, except that SIGINT stays ours: Ray's own reaction kills the workers without a checkpoint."""
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        pass
-
-
-def prepare_worker(threads: int) -> None:
-    """Set up a worker from its main thread: its libraries' threads, of which Ray grants one, and its signals."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    listen_in_worker()
 
 
 def run_rank(config: dict[str, str]) -> None:
@@ -168,6 +127,7 @@ def build_trainer(recipe: Recipe, cluster: Cluster, config: dict[str, str], stor
     }
     return GroupTrainer(
         run_rank,
+        alone=cluster.started_here,
         train_loop_config=config,
         torch_config=GroupConfig(timeout_s=int(COLLECTIVE_TIMEOUT * recipe.hang_timeout) + 60, threads=recipe.threads),
         scaling_config=scaling(recipe, cluster.cpus),

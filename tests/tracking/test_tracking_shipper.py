@@ -186,3 +186,14 @@ def test_the_tail_reads_all_again_when_its_position_is_in_the_middle_of_a_line(f
 def test_batches_hold_at_most_a_thousand_metrics_and_whole_records() -> None:
     records: Iterator[dict[str, Any]] = ({str(key): key for key in range(30)} for _ in range(100))
     assert [len(group) for group in batches(records)] == [33, 33, 33, 1]
+
+
+def test_a_run_that_is_opened_later_gets_everything(tracked: Path, run_id: str, file: Path) -> None:
+    write(file, range(1, 4))
+    opened: list[str] = []
+    shipper = MetricShipper(tracking_uri(tracked), lambda: opened[0] if opened else None, file, interval=0.01)
+    shipper.start()
+    time.sleep(0.05)
+    opened.append(run_id)
+    assert shipper.close(timeout=30) == 0
+    assert steps(tracked, run_id, "train/loss") == [1, 2, 3]

@@ -10,6 +10,7 @@ import pytest
 from secauditai.errors import ConfigError, RunError
 from secauditai.tracking.connection import call
 from secauditai.tracking.store import (
+    may_be_registered,
     open_existing_store,
     open_store,
     own_uri,
@@ -142,3 +143,13 @@ def test_calls_are_repeated_while_mlflow_is_down_but_not_when_it_refuses() -> No
     answers = [ConnectionError("down")] * 9
     with pytest.raises(RunError, match="down"):
         call(act, uri="sqlite:///x", patience=0.5, what="act")
+
+
+def test_whether_a_name_is_registered_is_seen_without_mlflow(tracked: Path, tmp_path: Path) -> None:
+    store = open_store(tracked)
+    store.client.create_registered_model("looked-up")
+    assert may_be_registered(tracked, "looked-up")
+    assert not may_be_registered(tracked, "never-registered")
+    assert not may_be_registered(tmp_path, "in-no-database")
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert may_be_registered(tmp_path, "MLflow has to say it")
