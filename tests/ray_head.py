@@ -121,7 +121,7 @@ def worker_node(head: Head, *, cpus: int = 1, hidden: Path | None = None, **more
         hide = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
         command = ["unshare", "--mount", "sh", "-c", hide, str(hidden), *command]
     environment = {**head.environment, **more}
-    before = _alive_nodes(head)
+    before = max(1, _alive_nodes(head))  # the head may not be listed yet
     node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         give_up = time.monotonic() + 120
