@@ -229,15 +229,16 @@ class _PartWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            table = pa.Table.from_pylist(self._rows, SAMPLE_SCHEMA)
+            columns = {name: [row[name] for row in self._rows] for name in SAMPLE_SCHEMA.names}
+            table = pa.table(columns, SAMPLE_SCHEMA)
             write_part(table, Path(f"{self._stem}-{self._parts:05d}.arrow"))
             if self._near is not None:
                 near = near_columns(self._near, [row["code"] for row in self._rows])
                 write_part(near, Path(f"{self._stem}-{self._parts:05d}.near"))
             self._parts += 1
         if self._keys:
-            columns = list(zip(*self._keys, strict=True))
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, KEY_SCHEMA, strict=True)]
+            keys = zip(zip(*self._keys, strict=True), KEY_SCHEMA, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in keys]
             self._tables.append(pa.Table.from_arrays(arrays, schema=KEY_SCHEMA))
         self._rows, self._keys, self._characters = [], [], 0
 

@@ -171,7 +171,7 @@ def _code(raw: Mapping[Any, Any]) -> str:
     if "\x00" in value:
         raise SampleError("binary_code", "'code' contains NUL characters, so it is not source code")
     try:
-        value.encode("utf-8")
+        _ = value.isascii() or value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise SampleError("bad_code", f"'code' is not valid unicode ({error.reason})") from error
     return value

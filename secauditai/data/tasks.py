@@ -22,10 +22,19 @@ class Runner:
     """The Ray cluster, when it is not this machine's."""
 
     def start(self) -> float:
-        """Start or join Ray where tasks run there; the seconds that took."""
+        """Start or join Ray and its worker processes, where tasks run there; the seconds that took."""
         if not self.through_ray:
             return 0.0
         started = time.monotonic()
+        self._connect()
+        import ray
+
+        processes = int(ray.cluster_resources().get("CPU", 1))
+        for _ in self._rows(_nothing, [{}] * processes):
+            pass
+        return time.monotonic() - started
+
+    def _connect(self) -> None:
         import ray.data
 
         from secauditai.cluster import ensure_ray
@@ -37,7 +46,6 @@ class Runner:
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):  # its words are in Ray's log files as well
                 handler.setLevel(logging.ERROR)
-        return time.monotonic() - started
 
     def map(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[bytes]:
         """The results of all items, in order.
@@ -56,13 +64,20 @@ class Runner:
     def _rows(self, task: Task, items: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         import ray.data
 
-        self.start()
+        self._connect()
         rows = [{"item": json.dumps(item)} for item in items]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         yield from dataset.map(_Guarded(task)).iter_rows()
 
 
 HERE = Runner()
+
+
+def _nothing(item: dict[str, Any]) -> bytes:  # noqa: ARG001
+    """What a worker process is started with: it imports what any task here needs."""
+    import secauditai.data.parse
+
+    return secauditai.data.parse.__name__.encode()
 
 
 class _Guarded:

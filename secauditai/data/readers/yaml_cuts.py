@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 HEAD = 1 << 16
 """Bytes in which the first sample must start."""
 BLOCK = 1 << 24
+NEWLINE = 10
 FIRST_ITEM = re.compile(rb"^(?:samples:[ \t]*(?:#[^\n]*)?\r?\n(?:[ \t]*(?:#[^\n]*)?\r?\n)*)?( *)- ", re.MULTILINE)
 ODD_BREAKS = (b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
 """What YAML also counts as line breaks; a file with one is not cut, so that line numbers stay right."""
@@ -74,7 +77,9 @@ def _lines_before(path: Path, starts: list[int]) -> list[int] | None:
             while left:
                 block = file.read(min(BLOCK, left))
                 left -= len(block)
-                if block.count(b"\r") != block.count(b"\r\n") or any(odd in block for odd in ODD_BREAKS):
+                if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
                     return None
-                count += block.count(b"\n")
+                if not block.isascii() and any(odd in block for odd in ODD_BREAKS):
+                    return None
+                count += int(np.count_nonzero(np.frombuffer(block, np.uint8) == NEWLINE))
     return lines
