@@ -43,7 +43,7 @@ def main() -> None:
         total = sum(int(str(done[key])) for key in ("kept", "rejected", "duplicates"))
         shown = {key: done[key] for key in ("kept", "rejected", "duplicates", "content_hash")}
         print(f"read {done['read']} = {total} kept, rejected and merged: {shown}")
-        split = run("split", "--dataset", output)
+        split = {key: value for key, value in run("split", "--dataset", output).items() if key != "dataset"}
         dataset = open_dataset(work / "out")
         print(f"split: {split}; leaking pairs by brute force: {len(leaks(dataset, 0.8))}")
         for path in files:
