@@ -37,10 +37,11 @@ class Runner:
     def _connect(self) -> None:
         import ray.data
 
-        from secauditai.cluster import ensure_ray
+        from secauditai.cluster import ensure_ray, work_labels
 
         ensure_ray(self.address)
         context = ray.data.DataContext.get_current()
+        context.execution_options.label_selector = work_labels() or None
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
