@@ -29,7 +29,7 @@ class Runner:
         self._connect()
         import ray
 
-        processes = int(ray.cluster_resources().get("CPU", 1))
+        processes = max(1, int(ray.cluster_resources().get("CPU", 1)))
         for _ in self._rows(_nothing, [{}] * processes):
             pass
         return time.monotonic() - started
