@@ -1,5 +1,6 @@
 """`train evaluate`, `report` and `predict`: what a trained model is worth, and what it says."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,9 @@ def _parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
     for gate in gates:
         name, _, value = gate.partition("=")
         try:
-            limits[resolve_metrics(name)[0]] = float(value)
+            limits[resolve_metrics(name)[0]] = limit = float(value)
+            if not math.isfinite(limit):
+                raise ValueError(value)
         except ValueError:
             raise ConfigError(f"{gate!r} is no gate", where="--min", hint="For example --min f1=0.6.") from None
     return limits

@@ -3,6 +3,7 @@
 Everything that reads data ends here, so that a sample is valid wherever it is met later.
 """
 
+import difflib
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ LABELS = ("safe", "vulnerability")
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 NO_CATEGORY = "none"
 FIELDS = ("id", "code", "label", "severity", "category", "metadata")
+_KNOWN = frozenset(FIELDS)
 
 TASK_COLUMNS = {
     "vulnerability_detection": "label",
@@ -39,8 +41,8 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 """Columns of a parsed sample. `language` and `group` are "" when not known; `metadata` is JSON."""
-UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, line breaks and halves of surrogate pairs: no name holds one."""
+UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+"""Control characters, line breaks, what turns or hides text, and halves of surrogate pairs: no name holds one."""
 DIGESTED = ("id", "code", "label", "severity", "category", "language", "metadata")
 
 
@@ -82,7 +84,8 @@ class Sample:
     @property
     def group(self) -> str:
         """Samples of one group must share a split; "" when the sample stands alone."""
-        return str(self.metadata.get("group") or "")
+        group = self.metadata.get("group")
+        return "" if group is None else str(group)
 
     def row(self) -> dict[str, str]:
         """The sample as a row of `SAMPLE_SCHEMA`."""
@@ -118,7 +121,7 @@ def parse_sample(raw: object) -> Sample:
         label=label,
         severity=severity,
         category=_category(raw),
-        metadata=_metadata(raw),
+        metadata=_metadata(raw) if raw.keys() <= _KNOWN else {**_others(raw), **_metadata(raw)},
     )
 
 
@@ -214,6 +217,15 @@ def _metadata(raw: Mapping[Any, Any]) -> dict[str, Any]:
         key if type(key) is str else str(key): item if type(item) is str else _plain(item)
         for key, item in value.items()
     }
+
+
+def _others(raw: Mapping[Any, Any]) -> dict[str, Any]:
+    """What stands beside the fields: it counts as metadata, unless it looks like a misspelt field."""
+    others = {str(key): _plain(value) for key, value in raw.items() if key not in _KNOWN}
+    for key in others:
+        if meant := difflib.get_close_matches(key.lower(), FIELDS, n=1, cutoff=0.8):
+            raise SampleError("unknown_key", f"the key {key[:40]!a} is not known; did you mean '{meant[0]}'?")
+    return others
 
 
 def _plain(value: object) -> object:

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from secauditai.errors import DataError
+from secauditai.evaluation.masking import excerpt
+
+MARK, HEAD = b'<meta name="generator" content="SecAuditAI">', 1024
+"""What stands in the first bytes of every page of ours."""
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -20,15 +24,16 @@ def render_page(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("secauditai.evaluation"), autoescape=select_autoescape(default=True), trim_blocks=True
     )
-    return environment.get_template(template).render(number=number, share=share, **values)
+    return environment.get_template(template).render(number=number, share=share, excerpt=excerpt, **values)
 
 
 def write_page(text: str, output: Path) -> None:
-    """Write a page; a file that is there is replaced.
+    """Write a page; one of ours that is there is replaced.
 
     Raises:
-        DataError: when the place cannot be written to.
+        DataError: when the place cannot be written to, or holds another file.
     """
+    check_page(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +44,22 @@ def write_page(text: str, output: Path) -> None:
             partial.unlink()
         reason = error.strerror or str(error)
         raise DataError(f"the page cannot be written: {reason}", where=str(output)) from None
+
+
+def check_page(output: Path) -> None:
+    """Refuse to write a page over a file that is none of ours.
+
+    Raises:
+        DataError: when there is one.
+    """
+    try:
+        with output.open("rb") as file:
+            ours = MARK in file.read(HEAD)
+    except OSError:  # nothing there, or nothing that writing would replace without a word
+        return
+    if not ours:
+        hint = "Choose another file, or remove it."
+        raise DataError("there is a file already, and it is no page of ours", where=str(output), hint=hint)
 
 
 def number(value: float | None) -> str:

@@ -45,7 +45,7 @@ def export_onnx(
     progress("Exporting", 0, None)
     program = _trace(bundle, opset)
     model = program.model_proto
-    for key, value in _metadata(bundle).items():
+    for key, value in describe(bundle).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,8 @@ def _trace(bundle: Bundle, opset: int) -> Any:
         )
 
 
-def _metadata(bundle: Bundle) -> dict[str, str]:
+def describe(bundle: Bundle) -> dict[str, str]:
+    """The metadata that goes into an exported file."""
     card = bundle.card
     return {
         CARD_KEY: card.model_dump_json(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from secauditai.export.onnx import INPUTS, output_names, read_card
+from secauditai.export.onnx import CARD_KEY, INPUTS, describe, output_names, read_card
 from secauditai.models.bundle import Bundle, BundleCard
 from secauditai.models.predict import DETECTION, OnnxScorer, TorchScorer, score, softmax
 from secauditai.progress import Progress, silent
@@ -71,11 +71,12 @@ def verify_onnx(
     scorer = OnnxScorer(path)
     _check_shapes(scorer, card, result)
     if bundle is None:
-        for name in ("weights", "agreement with torch", "decisions"):
+        for name in ("weights", "card", "agreement with torch", "decisions"):
             result.add(name, None, why_no_bundle or "the torch original was not found")
         return result
     same = metadata.get("model_sha256") == bundle.weights_sha256
-    result.add("weights", same, "exported from these very weights" if same else "exported from other weights")
+    result.add("weights", same, f"it says that it was exported from {'these very' if same else 'other'} weights")
+    _check_card(card, metadata, bundle, result)
     _compare(scorer, bundle, _spread([*codes] or SYNTHETIC), result, progress)
     return result
 
@@ -95,6 +96,16 @@ def _check_structure(path: Path, card: BundleCard, result: Verification) -> None
     inputs, outputs = [item.name for item in graph.input], [item.name for item in graph.output]
     expected = [*INPUTS], output_names(card)
     result.add("inputs and outputs", (inputs, outputs) == expected, f"{', '.join(inputs)} → {', '.join(outputs)}")
+
+
+def _check_card(card: BundleCard, metadata: dict[str, str], bundle: Bundle, result: Verification) -> None:
+    """Compare what the file says of itself with what its original says."""
+    expected = {name: value for name, value in describe(bundle).items() if name != CARD_KEY}
+    wrong = {name for name, value in expected.items() if metadata.get(name) != value}
+    wrong |= {name for name, value in bundle.card if getattr(card, name) != value}
+    wrong.discard("model_sha256")  # a check of its own
+    detail = f"not as the original says: {', '.join(sorted(wrong))}" if wrong else "labels, lengths and threshold"
+    result.add("card", not wrong, detail)
 
 
 def _check_shapes(scorer: OnnxScorer, card: BundleCard, result: Verification) -> None:

@@ -102,10 +102,19 @@ def check_max_length(encoder: LoadedEncoder, max_length: int) -> None:
         ModelError: naming the setting and the limit.
     """
     config: Any = encoder.module.config
-    positions = getattr(config, "max_position_embeddings", None)
+    _check_positions(config.to_dict(), max_length)
+
+
+def check_saved_max_length(directory: Path, max_length: int) -> None:
+    """As `check_max_length`, for a saved encoder that is not loaded yet."""
+    _check_positions(json.loads((directory / "config.json").read_text(encoding="utf-8")), max_length)
+
+
+def _check_positions(config: dict[str, Any], max_length: int) -> None:
+    positions = config.get("max_position_embeddings")
     if positions is None:
         return
-    limit = positions - POSITION_OFFSET if config.model_type in ("roberta", "xlm-roberta") else positions
+    limit = positions - POSITION_OFFSET if config.get("model_type") in ("roberta", "xlm-roberta") else positions
     if max_length > limit:
         raise ModelError(
             f"max_length {max_length} is more than the encoder's {limit} positions",

@@ -73,6 +73,11 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
             f"model_size {config.architecture.model_size} does not apply to {model.description}, whose size is fixed",
             hint="Leave --model-size out, or train `--model transformer` from scratch.",
         )
+    if model.bundle is not None:
+        from secauditai.models.bundle import BundleLayout
+        from secauditai.models.encoders import check_saved_max_length
+
+        check_saved_max_length(BundleLayout(model.bundle).encoder, config.input.max_length)
     dataset = open_data(
         config.input.data,
         cache=request.workspace / "cache",

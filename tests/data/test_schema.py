@@ -41,3 +41,26 @@ def test_bad_samples_have_a_reason(change: dict[str, object], reason: str) -> No
 
 def test_white_space_does_not_make_other_code() -> None:
     assert code_key("a  =\n1") == code_key("a = 1\n") != code_key("a = 2")
+
+
+def test_a_group_may_be_a_number() -> None:
+    groups = [parse_sample(GOOD | {"metadata": {"group": group}}).group for group in (0, 1, False, None, "")]
+    assert groups == ["0", "1", "False", "", ""]
+
+
+def test_what_stands_beside_the_fields_is_metadata() -> None:
+    sample = parse_sample(GOOD | {"group": "g", "language": "c", "project": 3})
+    assert (sample.group, sample.language, sample.metadata["project"]) == ("g", "python", 3)
+
+
+@pytest.mark.parametrize("key", ["severty", "Label", "meta_data"])
+def test_a_misspelt_field_is_refused(key: str) -> None:
+    with pytest.raises(SampleError, match="did you mean") as refused:
+        parse_sample(GOOD | {key: "high"})
+    assert refused.value.reason == "unknown_key"
+
+
+@pytest.mark.parametrize("name", ["a\u202egnp.exe", "a\u200bb", "a\u2067b"])
+def test_a_name_that_hides_or_turns_text_is_refused(name: str) -> None:
+    with pytest.raises(SampleError, match="control characters"):
+        parse_sample(GOOD | {"id": name})

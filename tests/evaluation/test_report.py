@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from secauditai.errors import DataError
 from secauditai.evaluation.evaluate import Evaluation, newest_evaluation, save_evaluation
 from secauditai.evaluation.report import render_report, write_report
 
-EVIL = "</pre><script>alert('x')</script>\n"
+SECRET = "AKIAIOSFODNN7EXAMPLE"
+EVIL = f"</pre><script>alert('x')</script>\nkey = '{SECRET}'\n"
 
 
 @pytest.fixture
@@ -63,3 +65,19 @@ def test_evaluations_are_stored_and_the_newest_found(evaluation: Evaluation, tmp
     assert found is not None
     assert found.document == evaluation.document
     assert found.predictions.equals(evaluation.predictions)
+
+
+def test_secrets_in_shown_code_are_masked(evaluation: Evaluation) -> None:
+    page = render_report(evaluation, history=[])
+    assert "alert(" in page
+    assert SECRET not in page
+
+
+def test_a_page_replaces_a_page_and_nothing_else(evaluation: Evaluation, tmp_path: Path) -> None:
+    page, data = tmp_path / "report.html", tmp_path / "samples.yaml"
+    write_report(evaluation, page, history=[])
+    write_report(evaluation, page, history=[])
+    data.write_text("samples: []\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no page of ours"):
+        write_report(evaluation, data, history=[])
+    assert data.read_text(encoding="utf-8") == "samples: []\n"

@@ -94,3 +94,25 @@ def test_foreign_onnx_files_are_told_apart(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out])), str(tmp_path / "f.onnx"))
     with pytest.raises(ExportError, match="not exported by secauditai"):
         read_card(tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("secauditai", '"threshold":0.5', '"threshold":0.99'),
+        ("secauditai", '["safe","vulnerability"]', '["vulnerability","safe"]'),
+        ("secauditai", '"max_length":64', '"max_length":16'),
+        ("labels", "safe", "harmless"),
+        ("run_id", "r1", "r2"),
+    ],
+)
+def test_a_file_that_says_otherwise_than_its_original_fails(
+    bundle: Bundle, exported: Path, tmp_path: Path, key: str, old: str, new: str
+) -> None:
+    model = onnx.load(str(exported))
+    (entry,) = [entry for entry in model.metadata_props if entry.key == key]
+    assert old in entry.value
+    entry.value = entry.value.replace(old, new)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    result = verify_onnx(tmp_path / "m.onnx", bundle, CODES)
+    assert "card" in {check["name"] for check in result.checks if check["result"] == "failed"}

@@ -35,8 +35,8 @@ def test_a_node_that_goes_away_with_notice_is_left_with_a_checkpoint(data: Path,
     assert (found["attempts"], found["finished"]) == (2, True)
     (noticed,) = [text for text in found["said"] if "node preempted" in text]
     assert "a checkpoint was written first" in noticed
-    (event,) = found["events"]
-    assert (event["event"], event["before"], event["now"]) == ("world_size", 2, 1)
+    (event,) = [event for event in found["events"] if event["event"] == "world_size"]
+    assert (event["before"], event["now"]) == (2, 1)
     assert any("going on with 1 workers instead of 2" in text for text in found["said"])
 
 
@@ -46,6 +46,5 @@ def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(da
     assert found["attempts"] >= 2  # on a busy machine even half may be too much
     assert found["said"][0].startswith("out of memory: ")
     assert re.search(r"restart with micro_batch_tokens 256 from step \d", found["said"][0])
-    event = found["events"][-1]
-    assert event["event"] == "out_of_memory"
-    assert event["micro_batch_tokens"] <= 256
+    halved = [event["micro_batch_tokens"] for event in found["events"] if event["event"] == "out_of_memory"]
+    assert halved[0] == 256
