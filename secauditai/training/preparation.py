@@ -4,6 +4,7 @@
 """
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
 from secauditai.data.sources import keep_in_workspace, open_data
 from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
 from secauditai.data.windows import Windowing
-from secauditai.errors import ConfigError, DataError
+from secauditai.errors import ConfigError, DataError, SecAuditError
 from secauditai.progress import Progress, silent
-from secauditai.runs import Run, create_run
+from secauditai.runs import FAILED, Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
 from secauditai.tracking.store import shared_uri, tracking_uri
 from secauditai.training.devices import Devices, choose_devices, measure_precision
@@ -159,6 +160,17 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
         sweep_id=request.sweep_id,
         trial_id=request.trial_id,
     )
+    try:
+        _fill_run(plan, run, progress)
+    except (SecAuditError, KeyboardInterrupt) as error:
+        with suppress(OSError):  # a full disk takes not even this
+            run.update(status=FAILED, message=str(error) or "interrupted before training began")
+        raise
+    return run
+
+
+def _fill_run(plan: TrainingPlan, run: Run, progress: Progress) -> None:
+    config = plan.request.config
     write_layer(run.layout.config, config.flat())
     initial = _save_initial(plan, run.layout.initial)
     stores = _token_stores(plan, run.layout.initial, progress)
@@ -168,7 +180,6 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
     loss = _windowing(config).describe_loss(stores["train"].lengths[:, 0])
     recipe["notices"] = [*initial["notices"], *([loss] if loss else [])]
     write_recipe(run.layout.recipe, Recipe.model_validate(recipe))
-    return run
 
 
 def _windowing(config: TrainConfig) -> Windowing:
