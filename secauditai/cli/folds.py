@@ -43,7 +43,7 @@ def _show_plan(plan: FoldsPlan, out: Output) -> None:
     out.table([[str(fold[key]) for key in fold] for fold in folds], list(folds[0]))
     for key, value in first.items():
         out.say(f"  {key.replace('_', ' ')} of fold 0: {number(value) if isinstance(value, int | float) else value}")
-    out.say("Nothing was written: this was a dry run.")
+    out.say("This was a dry run: nothing was trained or registered.")
     out.document({"folds": folds, "first_fold": first, "left_out": plan.pool.left_out})
 
 

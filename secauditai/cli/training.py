@@ -33,7 +33,9 @@ FOLD_OPTIONS = (
         help="With --folds: which models become versions; best is by each one's own validation.  [default: best]",
     ),
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop before anything is written.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print the plan and stop before a run is made; raw data is prepared into the cache."
+)
 
 
 def fold_options(command: Command) -> Command:
@@ -204,7 +206,7 @@ def resume(
     if dry_run:
         info = found.run.info
         left = (info.total_steps or 0) - found.step
-        out.say(f"  {left} steps are left on {info.dataset}. Nothing was written: this was a dry run.")
+        out.say(f"  {left} steps are left on {info.dataset}. This was a dry run: nothing was trained or registered.")
         document = {"run_id": info.run_id, "branches": found.branches, "step": found.step, "left": left}
         out.document(document | {"resumed": asdict(summary)})
         return
@@ -276,7 +278,7 @@ def _show_plan(plan: Any, out: Output) -> None:
     document = estimate(plan)
     for key, value in document.items():
         out.say(f"  {key.replace('_', ' ')}: {number(value) if isinstance(value, int | float) else value}")
-    out.say("Nothing was written: this was a dry run.")
+    out.say("This was a dry run: nothing was trained or registered.")
     out.document(document)
 
 

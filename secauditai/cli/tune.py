@@ -118,7 +118,9 @@ class Choices:
     help="Go on with this sweep, or the newest (of --config); with --num-samples, add trials.",
 )
 @setting_options()
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop before anything is written.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and stop before a run is made; raw data is prepared into the cache."
+)
 @address_option
 @workspace_option
 @json_option
@@ -250,6 +252,6 @@ def _show_plan(request: "SweepRequest", time_budget: float | None, out: Output) 
     out.say("Each trial, with searched settings at their defaults:")
     for key, value in trial.items():
         out.say(f"  {key.replace('_', ' ')}: {shown(value)}")
-    out.say("Nothing was written: this was a dry run.")
+    out.say("This was a dry run: nothing was trained or registered.")
     document = {"trials": plan.trials, "spaces": spaces, "trial": trial, "metric": plan.metric, "rungs": plan.rungs}
     out.document(document | {"max_concurrent": max_concurrent, "arithmetic": plan.resources.arithmetic(capacity)})
