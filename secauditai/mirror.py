@@ -182,6 +182,18 @@ def fetch(path: Path) -> None:
         mirror.fetch_tree(path)
 
 
+def fetch_once(root: Path) -> None:
+    """As `fetch`, for what several processes of this machine may want at the same time."""
+    mirror = mirror_of(root)
+    if mirror is None:
+        return
+    from filelock import FileLock
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        mirror.fetch_tree(root)
+
+
 def fetch_files(*paths: Path) -> None:
     """Bring files as they are now, when the workspace is remote."""
     mirror = mirror_of(paths[0])

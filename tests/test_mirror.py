@@ -21,13 +21,13 @@ from secauditai.storage import open_storage
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
     with s3_server() as found:
-        found.create_bucket("work")
+        found.create_bucket("models")
         yield found
 
 
 @pytest.fixture
 def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    return Machines(server, f"s3://work/{tmp_path.name}", tmp_path, monkeypatch)
+    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 def write_tree(root: Path, **files: str) -> Path:
@@ -113,7 +113,7 @@ def test_a_mirror_belongs_to_its_endpoint(machines: Machines, monkeypatch: pytes
     here = machines.open("one")
     assert open_mirror(f"{machines.address}/") == here
     with s3_server() as other:
-        other.create_bucket("work")
+        other.create_bucket("models")
         monkeypatch.setenv("AWS_ENDPOINT_URL", other.environment["AWS_ENDPOINT_URL"])
         assert machines.open("one") != here
 

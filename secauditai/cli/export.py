@@ -10,7 +10,7 @@ from secauditai.cli.lookup import find_model
 from secauditai.cli.options import address_option, json_option, workspace_option
 from secauditai.cli.output import Output
 from secauditai.cli.submit import OneProcessCommand
-from secauditai.mirror import fetch
+from secauditai.mirror import fetch, fetch_once
 
 if TYPE_CHECKING:
     from secauditai.models.bundle import Bundle
@@ -102,7 +102,7 @@ def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle |
 def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
     """Real samples to compare on: the named data, else the test split of the run's dataset."""
     from secauditai.data.dataset import is_dataset, open_dataset
-    from secauditai.data.sources import fetch_dataset, open_data
+    from secauditai.data.sources import open_data
     from secauditai.runs import find_run
 
     if data is not None:
@@ -111,7 +111,7 @@ def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
         run = find_run(workspace, run_id) if run_id else None
         root = Path(run.info.dataset) if run and run.info.dataset else None
         if root is not None:
-            fetch_dataset(root)
+            fetch_once(root)
         if root is None or not is_dataset(root):
             return []
         table = open_dataset(root).test_table()

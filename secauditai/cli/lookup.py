@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secauditai.errors import ModelError
-from secauditai.mirror import fetch
+from secauditai.mirror import fetch, fetch_once
 from secauditai.runs import Run, find_run
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ def own_dataset(found: FoundModel) -> "Dataset":
         ModelError: when this workspace does not have it.
     """
     from secauditai.data.dataset import is_dataset, open_dataset
-    from secauditai.data.sources import fetch_dataset
 
     root = Path(found.run.info.dataset or "") if found.run else None
     if root is not None:
-        fetch_dataset(root)
+        fetch_once(root)
     if root is None or not is_dataset(root):
         hint = "Name test data with `secauditai train evaluate --model … --test-data …`."
         raise ModelError("the data this model was trained on is not here", where=found.label, hint=hint)

@@ -129,15 +129,6 @@ def keep_in_workspace(dataset: Dataset, cache: Path) -> Dataset:
     return replace(open_dataset(root, name=dataset.name), origin=f"{dataset.origin}, kept in {mirror.address}")
 
 
-def fetch_dataset(root: Path) -> None:
-    """Bring a dataset that another machine has prepared into this one's mirror of a remote workspace, once."""
-    mirror = mirror_of(root)
-    if mirror is not None:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{root}.lock"):
-            mirror.fetch_tree(root)
-
-
 def _address(spec: str, settings: CleaningSettings, seed: int | None) -> str:
     """The cache address of raw input: a digest of its files and of the settings."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {settings.model_dump_json()}".encode())

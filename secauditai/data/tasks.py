@@ -74,7 +74,7 @@ class Runner:
 HERE = Runner()
 
 
-def _nothing(item: dict[str, Any]) -> bytes:  # noqa: ARG001
+def _nothing(_item: dict[str, Any]) -> bytes:
     """What a worker process is started with: it imports what any task here needs."""
     import secauditai.data.parse
 

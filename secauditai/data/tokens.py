@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from secauditai.errors import DataError
-from secauditai.mirror import fetch, mirror_of, send
+from secauditai.mirror import fetch, send
 from secauditai.progress import Progress, silent
 
 STORE_VERSION = 1
@@ -123,17 +123,6 @@ def build_token_store(
             _write_store(root, table, encoder, augmentation, use_ray_data, progress)
         send(root)
     return open_token_store(root)
-
-
-def fetch_token_store(root: Path) -> None:
-    """Bring a store that another machine has built into this one's mirror of a remote workspace, once."""
-    from filelock import FileLock
-
-    mirror = mirror_of(root)
-    if mirror is not None:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{root}.lock"):
-            mirror.fetch_tree(root)
 
 
 def open_token_store(root: Path) -> TokenStore:

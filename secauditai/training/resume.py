@@ -9,10 +9,9 @@ from typing import Any
 from secauditai.config.files import read_layer, resolve_config, write_layer
 from secauditai.config.settings import TrainConfig
 from secauditai.data.dataset import Dataset
-from secauditai.data.sources import fetch_dataset
-from secauditai.data.tokens import build_token_store, fetch_token_store, open_token_store
+from secauditai.data.tokens import build_token_store, open_token_store
 from secauditai.errors import DataError, RunError
-from secauditai.mirror import fetch
+from secauditai.mirror import fetch, fetch_once
 from secauditai.progress import Progress, silent
 from secauditai.runs import FINISHED, Run, create_run, list_runs, newest_run, open_run, read_metrics
 from secauditai.training.changes import Changes, change_settings
@@ -101,7 +100,7 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[s
         return Resumption(run, found, branches, tuple(damaged))
     recipe = read_recipe(run.layout.recipe)
     noted = check_versions(run)
-    fetch_dataset(Path(run.info.dataset or ""))
+    fetch_once(Path(run.info.dataset or ""))
     if recipe.initial_bundle:
         fetch(Path(recipe.initial_bundle))
     dataset = open_same_dataset(Path(run.info.dataset or ""), recipe.promise)
@@ -170,7 +169,7 @@ def restore_stores(recipe: Recipe, dataset: Dataset, config: TrainConfig, progre
 
     for split, root in (("train", Path(recipe.train_store)), ("val", Path(recipe.val_store))):
         digest = recipe.promise.tokens[split]
-        fetch_token_store(root)
+        fetch_once(root)
         if _is_intact(root, digest):
             continue
         shutil.rmtree(root, ignore_errors=True)

@@ -28,8 +28,8 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machin
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     try:
         with s3_server() as server:
-            server.create_bucket("work")
-            yield Machines(server, "s3://work/team", tmp_path, monkeypatch)
+            server.create_bucket("models")
+            yield Machines(server, "s3://models/team", tmp_path, monkeypatch)
     finally:
         tracking.stop()
 
@@ -52,7 +52,7 @@ def test_another_machine_finds_everything(
     run("train", "config", "create", "--name", "mine", "--type", "transformer")
     trained = run("train", "start", "--config", "mine", "--data", "data", "--vocab-size", 320, *SETTINGS.split())
     assert trained["version"] == 1
-    assert trained["run_dir"] == f"s3://work/team/runs/mine/{trained['run_id']}"
+    assert trained["run_dir"] == f"s3://models/team/runs/mine/{trained['run_id']}"
     shutil.rmtree(tmp_path / "one")
     shutil.rmtree(tmp_path / "data")
 

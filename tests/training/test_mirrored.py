@@ -34,14 +34,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
     with s3_server() as found:
-        found.create_bucket("work")
+        found.create_bucket("models")
         yield found
 
 
 @pytest.fixture
 def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    return Machines(server, f"s3://work/{tmp_path.name}", tmp_path, monkeypatch)
+    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
