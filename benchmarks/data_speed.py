@@ -140,7 +140,7 @@ def measure_memory(work: Path) -> None:
         times[megabytes] = found["seconds"]
         print(
             f"prepare of {megabytes} MB: {found['seconds']:.1f} s (wall {wall:.1f} s), {found['kept']} samples kept, "
-            f"largest process {peak:.2f} GiB resident",
+            f"largest process {peak:.2f} GiB resident (shared memory left out)",
             flush=True,
         )
         path.unlink()

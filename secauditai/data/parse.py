@@ -37,7 +37,7 @@ BUILT_IN = "security_dataset"
 PART_CHARS = 1 << 24
 """Characters of code after which a part is written."""
 KEYS_AT_ONCE = 50_000
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 25
 """Size of the pieces of a YAML file; a file of less than two is not cut."""
 CASES_PER_CHUNK = 500
 KEY_SCHEMA = pa.schema(

@@ -136,7 +136,7 @@ def normalise_code(code: str) -> str:
         code = code.replace("\r\n", "\n").replace("\r", "\n")
     if not code.isascii():
         code = unicodedata.normalize("NFC", code.removeprefix("\ufeff"))
-    return code.rstrip("\n") + "\n"
+    return code if code.endswith("\n") and not code.endswith("\n\n") else code.rstrip("\n") + "\n"
 
 
 def code_key(code: str) -> bytes:
@@ -151,9 +151,10 @@ def code_number(code: str) -> int:
 
 def row_digest(row: Mapping[str, str]) -> bytes:
     """Digest (16 bytes) of what a sample's row says, its group and cluster left out: these depend on other samples."""
-    fields = [row[name].encode("utf-8") for name in DIGESTED]
-    lengths = " ".join(str(len(field)) for field in fields).encode()
-    return hashlib.sha256(b"\n".join((lengths, *fields))).digest()[:16]
+    texts = [row[name] for name in DIGESTED]
+    whole = "\n".join(texts)
+    sizes = map(len, texts if whole.isascii() else [text.encode("utf-8") for text in texts])
+    return hashlib.sha256(f"{' '.join(map(str, sizes))}\n{whole}".encode()).digest()[:16]
 
 
 def _identifier(raw: Mapping[Any, Any]) -> str:
@@ -169,7 +170,7 @@ def _code(raw: Mapping[Any, Any]) -> str:
         raise SampleError("no_code", "'code' is missing")
     if not isinstance(value, str):
         raise SampleError("bad_code", f"'code' must be a string, not {_kind(value)}")
-    if not value.strip():
+    if not value or value.isspace():
         raise SampleError("no_code", "'code' is empty")
     if "\x00" in value:
         raise SampleError("binary_code", "'code' contains NUL characters, so it is not source code")
@@ -182,6 +183,8 @@ def _code(raw: Mapping[Any, Any]) -> str:
 
 def _choice(raw: Mapping[Any, Any], key: str, allowed: tuple[str, ...], default: str | None) -> str:
     value = raw.get(key)
+    if value in allowed:
+        return str(value)
     if value is None and default is not None:
         return default
     text = value.strip().lower() if isinstance(value, str) else value
@@ -202,7 +205,7 @@ def _category(raw: Mapping[Any, Any]) -> str:
 
 def _readable(key: str, text: str) -> str:
     """A name that a line of text can show."""
-    if UNREADABLE.search(text):
+    if not text.isprintable() and UNREADABLE.search(text):
         raise SampleError(f"bad_{key}", f"'{key}' holds control characters: {text[:40]!a}")
     return text
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from secauditai.errors import DataError
 
+WARM_UP_SECONDS = 1.0
+
 Task = Callable[[dict[str, Any]], bytes]
 """Takes plain data and returns bytes; a module's function, so that it can be sent to another process."""
 
@@ -30,7 +32,7 @@ class Runner:
         import ray
 
         processes = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for _ in self._rows(_nothing, [{}] * processes):
+        for _ in self._rows(_warm_up, [{}] * processes):
             pass
         return time.monotonic() - started
 
@@ -43,6 +45,7 @@ class Runner:
         context = ray.data.DataContext.get_current()
         context.execution_options.label_selector = work_labels() or None
         context.execution_options.preserve_order = True
+        context.op_resource_reservation_enabled = False  # with it, Ray keeps CPUs back for other operators; we have one
         context.enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):  # its words are in Ray's log files as well
@@ -74,10 +77,14 @@ class Runner:
 HERE = Runner()
 
 
-def _nothing(_item: dict[str, Any]) -> bytes:
-    """What a worker process is started with: it imports what any task here needs."""
+def _warm_up(_item: dict[str, Any]) -> bytes:
+    """What a worker process is started with: it imports what any task here needs.
+
+    It then stays for as long as another process may need to start, lest one process warms up twice and another never.
+    """
     import secauditai.data.parse
 
+    time.sleep(WARM_UP_SECONDS)
     return secauditai.data.parse.__name__.encode()
 
 
