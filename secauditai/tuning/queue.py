@@ -28,7 +28,7 @@ class TrialQueue:
             watch: told after each change.
         """
         self.ledger, self.deadline, self._watch = ledger, deadline, watch
-        self._max_concurrent, self._max_failures = max_concurrent, max_failures
+        self.max_concurrent, self._max_failures = max_concurrent, max_failures
         self._waiting = [trial.trial_id for trial in ledger.trials if trial.status in (RUNNING, INTERRUPTED)]
         self._running: set[str] = set()
         self._asked = len(ledger.trials)
@@ -43,7 +43,7 @@ class TrialQueue:
 
     def next(self) -> Trial | None:
         """The next trial to run; None when none may start now."""
-        if self.stopped_for is not None or len(self._running) >= self._max_concurrent:
+        if self.stopped_for is not None or len(self._running) >= self.max_concurrent:
             return None
         if self._waiting:
             trial = replace(self.ledger.trial(self._waiting.pop(0)), status=RUNNING)

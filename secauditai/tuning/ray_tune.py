@@ -124,6 +124,7 @@ def run_trials(
 ) -> None:
     """Run trials until the queue has no more."""
     os.environ.update(ENVIRONMENT)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(queue.max_concurrent)  # else actors would start one after another
     for noisy in ("ray.tune", "ray.air", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     storage = queue.ledger.layout.ray

@@ -20,8 +20,9 @@ from secauditai import runs
 from secauditai.config.files import resolve_config
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
-from secauditai.pipeline import track
+from secauditai.pipeline import Tracking, is_local
 from secauditai.runs import Run, list_runs, open_run
+from secauditai.tracking.connection import PATIENT
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
@@ -118,12 +119,12 @@ def _run_seed(
     config = resolve_config({**task.settings, "seed": seed})
     run = _open_or_prepare(task, seed, config)
     rule = task.rule(config.optimization.batch_size, first=first)
-    if run.info.mlflow_run_id is None:
-        track(run, Path(task.workspace), parent=parent)
-    else:
-        reopen_mlflow_run(Path(task.workspace), run.info.mlflow_run_id)
+    tracking = Tracking(run, Path(task.workspace), logger.warning, parent=parent)
+    if not is_local(Path(task.workspace)):
+        tracking.open()
     started = time.monotonic()
     try:
+        tracking.start()
         result = launch(
             run,
             in_process=not task.distributed,
@@ -132,12 +133,14 @@ def _run_seed(
             max_failures=config.execution.max_failures,
             notify=lambda _text: None,
         )
+        seconds = time.monotonic() - started if result.attempts else 0.0
+        tracking.open(PATIENT)
         rung = None if result.finished else rule.stopped_at()
         status = FINISHED if result.finished else INTERRUPTED if rung is None else STOPPED
         run.update(status=_run_status(status), finished=time.time())
     finally:
+        tracking.close()
         finish_mlflow_run(Path(task.workspace), run.info.mlflow_run_id, run.info.status)
-    seconds = time.monotonic() - started if result.attempts else 0.0
     value, step = read_value(run)
     return status, rung, seconds, TrialRun(seed, str(run.root), value, step)
 
