@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
-from fault_runs import sabotage, start, wait_for_step
+from fault_runs import at_steps, sabotage, start, wait_for_step, wait_until
 
 HEADROOM = 3 * 2**30
 """Bytes that may still be used before Ray's memory monitor kills."""
@@ -60,6 +60,51 @@ def preemption(data: Path, directory: Path) -> None:
 
     threading.Thread(target=drain, daemon=True).start()
     report(run, launch(run, notify=said.append), said)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def hold(config: dict[str, str]) -> None:
+    """Let no rank begin step 45 before the node is dead: Ray takes longer to notice than these steps."""
+    import time
+    from pathlib import Path
+
+    from secauditai.training.step import Stepper
+
+    real, mark = Stepper.run, Path(config["run_root"]) / "node_died"
+
+    def run(self: Stepper, plan: object, step: int, *, stop: bool) -> object:
+        while step >= 45 and not mark.exists():
+            time.sleep(0.05)
+        return real(self, plan, step, stop=stop)  # type: ignore[arg-type]
+
+    Stepper.run = run  # type: ignore[assignment]
+
+
+def raylet(data: Path, directory: Path) -> None:
+    """Two nodes with a worker each; the raylet of one is killed in the middle of an epoch, and another node comes."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from secauditai.training.launch import launch
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    run, said = start(data, directory), list[str]()
+    sabotage(Patch(), sys.modules[__name__], hold)  # type: ignore[arg-type]
+
+    def kill() -> None:
+        (process,) = second.all_processes["raylet"]
+        process.process.kill()
+        wait_until(lambda: len([node for node in ray.nodes() if node["Alive"]]) == 1, "the death of the node", 120)
+        (run.root / "node_died").touch()
+        cluster.add_node(num_cpus=1)
+
+    villain = at_steps(run, (40, kill))
+    result = launch(run, notify=said.append)
+    villain.join()
+    report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
 
@@ -118,4 +163,4 @@ def memory(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"preemption": preemption, "memory": memory}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    {"preemption": preemption, "raylet": raylet, "memory": memory}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_runs import NAME, same
+
+from secauditai.runs import Run, newest_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -38,6 +41,13 @@ def test_a_node_that_goes_away_with_notice_is_left_with_a_checkpoint(data: Path,
     (event,) = [event for event in found["events"] if event["event"] == "world_size"]
     assert (event["before"], event["now"]) == (2, 1)
     assert any("going on with 1 workers instead of 2" in text for text in found["said"])
+
+
+def test_a_node_that_dies_mid_epoch_costs_a_restart_and_not_a_bit(data: Path, tmp_path: Path, undisturbed: Run) -> None:
+    found = run_case("raylet", data, tmp_path)
+    assert (found["attempts"], found["finished"]) == (2, True)
+    assert [text for text in found["said"] if "restart 1 of 3 from step" in text]
+    same(newest_run(tmp_path, NAME), undisturbed)
 
 
 def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(data: Path, tmp_path: Path) -> None:
