@@ -1,10 +1,14 @@
-"""A real limit on the memory of a worker: allocation fails, the micro-batch is halved, the step redone, and remembered."""
+"""A real limit on the memory of a worker: the micro-batch is halved, the step redone, and that remembered.
+
+Whether allocation fails, or the kernel kills the worker.
+"""
 
 import sys
 from pathlib import Path
 
 import pytest
 from fault_runs import sabotage, same, start
+from memory_group import memory_group
 
 from secauditai.errors import RunError
 from secauditai.runs import Run, read_metrics
@@ -71,3 +75,48 @@ def test_a_sample_that_cannot_fit_is_named_by_the_only_rank_that_knows(
     with pytest.raises(RunError, match=r"sample sample_\d+_[sv] alone does not fit into memory"):
         launch(run)
     assert run.info.status == "failed"
+
+
+def starve(config: dict[str, str]) -> None:
+    """Put rank 0 under a limit of the kernel's before its first step, and let each token of a micro-batch take 4 MiB."""
+    import os
+    from pathlib import Path
+
+    import ray.train
+    import torch
+
+    from secauditai.training.objectives import Classification
+
+    if ray.train.get_context().get_world_rank() != 0:
+        return
+    joined, real = [False], Classification.loss
+
+    def loss(self: Classification, model: torch.nn.Module, batch: object) -> torch.Tensor:
+        if not joined[0]:
+            Path((Path(config["run_root"]) / "group").read_text()).write_text(str(os.getpid()))
+            joined[0] = True
+        ballast = torch.ones(2**22 * batch.input_ids.numel(), dtype=torch.uint8)  # type: ignore[attr-defined]
+        found = real(self, model, batch)  # type: ignore[arg-type]
+        del ballast
+        return found
+
+    Classification.loss = loss  # type: ignore[method-assign, assignment]
+
+
+def test_a_worker_that_the_kernel_kills_comes_back_with_half_the_micro_batch(
+    data: Path, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"max_steps": 12, "checkpoint_interval": 4, "micro_batch_tokens": 256}
+    run, said = start(data, tmp_path, 2, **few), list[str]()
+    with monkeypatch.context() as patch, memory_group(850) as members:
+        (run.root / "group").write_text(str(members))
+        sabotage(patch, sys.modules[__name__], starve)
+        result = launch(run, notify=said.append)
+    assert (result.attempts, result.finished) == (2, True)
+    assert "the kernel killed it for want of memory; restart with micro_batch_tokens 128 from step" in said[0]
+    (budget,) = read_budgets(run.layout.memory)
+    assert budget.micro_batch_tokens == 128
+    calm = start(data, tmp_path / "calm", 2, **few)
+    write_budgets(calm.layout.memory, [budget])
+    assert launch(calm).finished
+    same(run, calm)
