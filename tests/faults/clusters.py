@@ -4,6 +4,7 @@ Prints one JSON document as its last line.
 """
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -99,11 +100,17 @@ def raylet(data: Path, directory: Path) -> None:
         process.process.kill()
         wait_until(lambda: len([node for node in ray.nodes() if node["Alive"]]) == 1, "the death of the node", 120)
         (run.root / "node_died").touch()
-        cluster.add_node(num_cpus=1)
+        words = ["start", "--address", cluster.address, "--num-cpus", "1", "--block"]
+        another.append(
+            subprocess.Popen([str(Path(sys.executable).with_name("ray")), *words], stdout=subprocess.DEVNULL)
+        )
 
-    villain = at_steps(run, (40, kill))
+    villain, another = at_steps(run, (40, kill)), list[subprocess.Popen[bytes]]()
     result = launch(run, notify=said.append)
     villain.join()
+    for process in another:
+        process.terminate()
+        process.wait(60)
     report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
