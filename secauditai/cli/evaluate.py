@@ -141,7 +141,7 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
 
 @click.command(cls=OneProcessCommand)
 @model_option
-@click.option("--data", required=True, help="Samples to score; labels in it are not looked at.")
+@click.option("--data", required=True, help="Code to score; labels are not needed, nor looked at.")
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help=".parquet or .jsonl file."
 )
@@ -157,19 +157,23 @@ def predict(spec: str, data: str, output: Path, overwrite: bool, backend: str, w
     Example:
       secauditai train predict --model trained_model --data security_dataset --output scores.jsonl
     """
-    from secauditai.data.sources import open_data
-    from secauditai.evaluation.predictions import check_output, predict_table, write_predictions
+    from secauditai.data.scoring import read_for_scoring
+    from secauditai.evaluation.predictions import check_output, predict_table, write_predictions, write_refused
 
     out = Output(as_json=as_json)
     check_output(output, overwrite=overwrite)
     found = find_model(spec, workspace)
     out.say(f"Model: {found.description}")
     with out.progress() as progress:
-        dataset = open_data(data, cache=workspace / "cache", progress=progress)
-        table = predict_table(found.bundle, dataset.table(), backend=backend, progress=progress)
+        samples, refused = read_for_scoring(data, cache=workspace / "cache", progress=progress)
+        table = predict_table(found.bundle, samples, backend=backend, progress=progress)
+    rejected = write_refused(refused, output)
     write_predictions(table, output)
+    if refused:
+        out.warn(f"{len(refused)} of {len(refused) + table.num_rows} samples cannot be scored: see {rejected}")
     out.say(f"Wrote {table.num_rows} predictions to {output.absolute()}")
-    out.document({"path": str(output.absolute()), "n": table.num_rows, "model": found.label})
+    document = {"path": str(output.absolute()), "n": table.num_rows, "rejected": len(refused), "model": found.label}
+    out.document(document)
 
 
 def _show(result: "Evaluation", names: list[str], out: Output) -> None:

@@ -22,12 +22,12 @@ from secauditai.data.readers.yaml_events import NotCut, read_yaml_piece
 from secauditai.data.refine import changes, refine
 from secauditai.data.schema import (
     SAMPLE_SCHEMA,
-    UNREADABLE,
     Sample,
     SampleError,
     code_key,
     parse_sample,
     row_digest,
+    shown_id,
     valid_unicode,
 )
 from secauditai.data.tasks import Runner
@@ -152,7 +152,7 @@ def parse_task(item: dict[str, Any]) -> bytes:
     settings = CleaningSettings(**item["settings"])
     writer = _PartWriter(item["stem"], near=settings.near_duplicates, keys_only=item["keys_only"])
     try:
-        for raw in _raw_samples(chunk):
+        for raw in raw_samples(chunk):
             where = valid_unicode(raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where)
             try:
                 read = raw.value if isinstance(raw.value, Sample) else parse_sample(raw.value)
@@ -160,14 +160,19 @@ def parse_task(item: dict[str, Any]) -> bytes:
                 code = raw.value["code"] if isinstance(raw.value, dict) else ""
                 writer.add(where, refined, changes(code, read, refined))
             except SampleError as error:
-                known = raw.value.get("id") if isinstance(raw.value, dict) else getattr(raw.value, "id", None)
-                writer.refuse(where, "" if known is None else UNREADABLE.sub("?", str(known)[:200]), error)
+                writer.refuse(where, shown_id(raw.value), error)
     except NotCut:
         return b""
     return writer.close()
 
 
-def _raw_samples(chunk: Chunk) -> Iterable[RawSample]:
+def raw_samples(chunk: Chunk) -> Iterable[RawSample]:
+    """The samples of a chunk as they stand in it.
+
+    Raises:
+        DataError: when its structure cannot be read.
+        NotCut: when a piece cannot stand alone.
+    """
     path = Path(chunk.path)
     if not chunk.path:
         from secauditai.data.corpus import generate_corpus

@@ -125,6 +125,25 @@ def parse_sample(raw: object) -> Sample:
     )
 
 
+def parse_code(raw: object) -> tuple[str, str]:
+    """The id ("" without one) and the code of a raw sample that is only to be scored.
+
+    Raises:
+        SampleError: with the reason it is refused for.
+    """
+    if isinstance(raw, Broken):
+        raise SampleError(raw.reason, raw.message)
+    if not isinstance(raw, Mapping):
+        raise SampleError("not_a_mapping", f"a sample must be a mapping with the key code, not {_kind(raw)}")
+    return "" if raw.get("id") is None else _identifier(raw), normalise_code(_code(raw))
+
+
+def shown_id(raw: object) -> str:
+    """The id of a raw sample that is refused, as far as it can be shown; "" without one."""
+    known = raw.get("id") if isinstance(raw, Mapping) else getattr(raw, "id", None)
+    return "" if known is None else UNREADABLE.sub("?", str(known)[:200])
+
+
 def valid_unicode(text: str) -> str:
     """The text with whatever UTF-8 cannot say replaced by question marks."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -2,11 +2,14 @@
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from secauditai.data.clean import Rejection
 from secauditai.errors import DataError, ModelError
 from secauditai.models.bundle import Bundle
 from secauditai.models.predict import DETECTION, predict
@@ -59,3 +62,17 @@ def write_predictions(table: pa.Table, path: Path) -> None:
         lines = (json.dumps(row, ensure_ascii=False) for row in table.to_pylist())
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     partial.replace(path)
+
+
+def write_refused(refused: Sequence[Rejection], output: Path) -> Path:
+    """Write the samples that could not be scored, with the reason, beside the predictions: `NAME.rejected.jsonl`.
+
+    Without any, what an earlier prediction left there is removed.
+    """
+    path = output.with_name(f"{output.stem}.rejected.jsonl")
+    path.unlink(missing_ok=True)
+    if refused:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(asdict(sample), ensure_ascii=False) for sample in refused)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path

@@ -17,6 +17,8 @@ from secauditai.progress import Progress, silent
 
 DEFAULT_OPSET = 18
 INPUTS = ("input_ids", "attention_mask")
+DIMENSIONS = ("batch", "windows", "sequence")
+"""Of both inputs; a file runs with any of each."""
 CARD_KEY = "secauditai"
 
 
@@ -108,7 +110,7 @@ def _trace(bundle: Bundle, opset: int) -> Any:
 
     # Every dimension is above 1: the exporter takes a 1 for a constant.
     ids = torch.full((2, 3, 16), bundle.card.special_ids["cls"], dtype=torch.int64)
-    dimensions = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    dimensions = dict(enumerate(DIMENSIONS))
     with _quiet(), torch.inference_mode(mode=False), torch.no_grad():
         return torch.onnx.export(
             Graph().eval(),

@@ -65,10 +65,25 @@ def _tokens_per_epoch(plan: TrainingPlan) -> int:
     return int(lengths.clip(max=most).sum())
 
 
+def _largest_micro_batch(plan: TrainingPlan) -> int:
+    """Tokens that stand together at most: a sample of many windows is never parted, whatever the budget is."""
+    config = plan.request.config
+    windowed = config.input.long_code == "windows"
+    windows = -(-_longest_tokens(plan) // config.input.max_length) if windowed else 1
+    return max(config.execution.micro_batch_tokens, min(windows, config.input.max_windows) * config.input.max_length)
+
+
+def _longest_tokens(plan: TrainingPlan) -> int:
+    import pyarrow.compute as pc
+
+    longest = pc.max(pc.utf8_length(plan.train.column("code"))).as_py() or 0
+    return int(longest / CHARACTERS_PER_TOKEN)
+
+
 def _memory(plan: TrainingPlan, shape: dict[str, int]) -> int:
     """Bytes: weights, gradient and two optimizer moments in fp32, and the activations of one micro-batch."""
     config = plan.request.config
     moments = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}[config.optimization.optimizer]
     layers = 1 if config.execution.gradient_checkpointing else shape["layers"]
-    activations = config.execution.micro_batch_tokens * layers * shape["hidden"] * ACTIVATION_BYTES * 2
+    activations = _largest_micro_batch(plan) * layers * shape["hidden"] * ACTIVATION_BYTES * 2
     return shape["parameters"] * 4 * (2 + moments) + activations

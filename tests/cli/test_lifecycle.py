@@ -77,6 +77,12 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     first = json.loads((tmp_path / "p.jsonl").read_text().splitlines()[0])
     assert set(first) == {"id", "label", "score", "category", "category_score", "severity", "severity_score"}
 
+    (tmp_path / "new.jsonl").write_text('{"code": "x = 1"}\n{"code": "y = 2"}\n{"id": "none"}\n')
+    scored = cli("train", "predict", "--model", "trained_model", "--data", "new.jsonl", "--output", "new_scores.jsonl")
+    assert "1 of 3 samples cannot be scored: see new_scores.rejected.jsonl" in scored.err
+    assert len((tmp_path / "new_scores.jsonl").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "new_scores.rejected.jsonl").read_text())["reason"] == "no_code"
+
     import mlflow
     import pandas as pd
 

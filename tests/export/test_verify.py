@@ -52,6 +52,8 @@ def test_the_file_says_what_it_is_and_agrees(bundle: Bundle, exported: Path) -> 
     card, metadata = read_card(exported)
     assert card == bundle.card
     assert (metadata["run_id"], metadata["max_length"]) == ("r1", "64")
+    for put in onnx.load(str(exported)).graph.input:
+        assert [dimension.dim_param for dimension in put.type.tensor_type.shape.dim] == ["batch", "windows", "sequence"]
     result = verify_onnx(exported, bundle, CODES)
     assert result.ok, result.checks
     assert result.max_abs_diff is not None

@@ -1,5 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tiny_hub import LINES, write_tiny_hub
 from training_runs import SMALL, new_run, write_dataset
@@ -11,6 +13,7 @@ from secauditai.models.classifier import Embedder
 from secauditai.models.encoders import build_encoder
 from secauditai.models.tokenizer import train_tokenizer
 from secauditai.runs import Run, RunLayout
+from secauditai.training.estimate import estimate
 from secauditai.training.preparation import plan_training
 from secauditai.training.request import TrainRequest
 
@@ -49,3 +52,12 @@ def test_windows_too_long_for_a_bundle_are_refused_in_the_plan(tmp_path: Path) -
     with pytest.raises(ModelError, match="max_length 512 is more than the encoder's 64"):
         plan_training(TrainRequest("finetune", "m", config, tmp_path / "w"))
     assert not (tmp_path / "w" / "runs").exists()
+
+
+def test_the_memory_estimate_grows_with_a_sample_of_many_windows(tmp_path: Path) -> None:
+    config = resolve_config({**SMALL, "data": str(write_dataset(tmp_path)), "max_length": 64, "micro_batch_tokens": 64})
+    plan = plan_training(TrainRequest("finetune", "m", config, tmp_path / "w"))
+    codes = pa.array(["x = 1\n" * 4000, *plan.train.column("code").to_pylist()[1:]])
+    long = replace(plan, train=plan.train.set_column(plan.train.column_names.index("code"), "code", codes))
+    few, many = (estimate(one)["estimated_memory_mib_per_worker"] for one in (plan, long))
+    assert many > few
