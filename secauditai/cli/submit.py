@@ -108,6 +108,7 @@ def submit_command(ctx: click.Context, target: "Target", workspace: Path, *, com
 
 def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output) -> int:
     """Bring back what a job wrote, print its document, and return its exit code."""
+    from secauditai.evaluation.predictions import refused_path
     from secauditai.submission.request import read_result
 
     code = job.exit_code if job.exit_code is not None else (0 if job.status == "SUCCEEDED" else 1)
@@ -119,6 +120,8 @@ def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output
         for key, path in command.outputs.items():
             fetch(storage, key, path)
             out.say(f"Wrote {path}")
+            if storage.exists(refused := str(refused_path(Path(key)))):
+                fetch(storage, refused, refused_path(path))
     result = read_result(storage, job.job_id)
     if result is not None:
         out.document({**result, **_local_paths(result, storage, command)})

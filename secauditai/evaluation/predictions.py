@@ -64,12 +64,17 @@ def write_predictions(table: pa.Table, path: Path) -> None:
     partial.replace(path)
 
 
+def refused_path(output: Path) -> Path:
+    """Where the samples stand that could not be scored."""
+    return output.with_name(f"{output.stem}.rejected.jsonl")
+
+
 def write_refused(refused: Sequence[Rejection], output: Path) -> Path:
     """Write the samples that could not be scored, with the reason, beside the predictions: `NAME.rejected.jsonl`.
 
     Without any, what an earlier prediction left there is removed.
     """
-    path = output.with_name(f"{output.stem}.rejected.jsonl")
+    path = refused_path(output)
     path.unlink(missing_ok=True)
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,15 @@ import click
 import pytest
 
 from secauditai.cli.app import cli
+from secauditai.cli.output import Output
+from secauditai.cli.submit import finish
 from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.errors import ConfigError, SecAuditError
 from secauditai.storage import open_storage
 from secauditai.submission.command import RemoteCommand, rewrite
+from secauditai.submission.jobs import Job
 from secauditai.submission.staging import Stager
 
 Rewrite = Callable[..., RemoteCommand]
@@ -100,6 +103,19 @@ def test_outputs_come_back(translate: Rewrite, tmp_path: Path, samples_yaml: Cal
         translate("export", "--model", "m/1", "--output", "m.onnx")
     gates = translate("evaluate", "--model", "m", "--min", "f1=0.1", "--min", "accuracy=0.2")
     assert gates.arguments.count("--min") == 2
+
+
+def test_predictions_come_back_with_what_could_not_be_scored(translate: Rewrite, tmp_path: Path) -> None:
+    (tmp_path / "code.jsonl").write_text('{"code": "x"}\n')
+    command = translate("predict", "--model", "m/1", "--data", "code.jsonl", "--output", "scores.jsonl")
+    there = tmp_path / "shared/jobs/j1/output"
+    there.mkdir(parents=True)
+    for name in ("scores.jsonl", "scores.rejected.jsonl"):
+        (there / name).write_text(name)
+    job = Job("j1", "", "SUCCEEDED", 0, None, None, None)
+    assert finish(job, open_storage(str(tmp_path / "shared")), command, Output(as_json=False)) == 0
+    assert (tmp_path / "scores.jsonl").read_text() == "scores.jsonl"
+    assert (tmp_path / "scores.rejected.jsonl").read_text() == "scores.rejected.jsonl"
 
 
 def test_a_split_works_on_a_copy_that_comes_back(
