@@ -62,6 +62,12 @@ def load_encoder(source: str | Path, *, revision: str | None = None, dropout: fl
     return LoadedEncoder(module, load_tokenizer(directory), origin, _find_head(directory, extra_keys))
 
 
+def load_transformers() -> None:
+    """Import what encoders are made of, which takes seconds, ahead of the first one."""
+    with _without_scipy():
+        from transformers import AutoModel, RobertaModel  # noqa: F401
+
+
 def build_encoder(size: str, *, tokenizer: CodeTokenizer, max_length: int, dropout: float, seed: int) -> LoadedEncoder:
     """A fresh encoder of one of `SIZES`, its weights drawn from the seed alone."""
     from transformers import RobertaConfig

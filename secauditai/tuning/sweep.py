@@ -20,8 +20,10 @@ from secauditai.config.files import NamedConfigs, parse_layer
 from secauditai.doctor.preflight import check_sweep
 from secauditai.errors import ConfigError, RunError
 from secauditai.export.publish import publish, register
+from secauditai.models.encoders import load_transformers
 from secauditai.progress import Progress, silent
 from secauditai.runs import open_run
+from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
 from secauditai.training.preparation import tokenise
 from secauditai.tuning.ledger import FAILED, FINISHED, INTERRUPTED, RUNNING, Ledger, Trial, find_sweep
@@ -145,7 +147,8 @@ def _run(
     watch: Watch,
 ) -> SweepResult:
     with _alone(ledger):
-        cluster = ensure_ray(request.address)
+        with _importing():
+            cluster = ensure_ray(request.address)
         max_concurrent = _max_concurrent(plan)
         _begin(plan, ledger, request.workspace, progress)
         notify(_opening(ledger, max_concurrent))
@@ -171,6 +174,22 @@ def _run(
             finish_run(request.workspace, ledger.mlflow_run_id, _run_status(ledger.status))
     seconds = time.monotonic() - started - cluster.startup_seconds
     return SweepResult(ledger, max_concurrent, seconds, cluster.startup_seconds)
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Import what this process needs of large libraries, while Ray's processes start."""
+
+    def load() -> None:
+        load_mlflow()
+        load_transformers()
+
+    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _run_status(status: str) -> str:
