@@ -44,10 +44,12 @@ def prepare(
     Example:
       secauditai train prepare --dataset security_dataset --output training_data
     """
+    from secauditai.data.dataset import DatasetLayout
     from secauditai.data.prepare import prepare as prepare_data
 
     out = Output(as_json=as_json)
     config = resolve_config(given_settings(ctx))
+    was_split = DatasetLayout(output).split("train").exists()
     started = time.monotonic()
     with out.progress() as progress:
         done = prepare_data(
@@ -70,6 +72,8 @@ def prepare(
         out.say("  changed: " + ", ".join(f"{name} {count}" for name, count in manifest["changed"].items() if count))
     if done.rejected:
         out.warn(f"{done.rejected} samples were refused; see {done.dataset.layout.rejected}")
+    if was_split:
+        out.warn("the dataset that was replaced had splits; this one has none yet")
     out.next_step(f"secauditai train split --dataset {quote(str(output))}")
     out.document(
         {

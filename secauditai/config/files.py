@@ -70,7 +70,7 @@ def read_layer(path: Path) -> Layer:
     """
     raw = read_yaml(path)
     if raw is None:
-        return {}
+        raise ConfigError("the file holds no settings", where=str(path), hint="For the defaults, leave --config out.")
     if not isinstance(raw, Mapping):
         raise ConfigError("a configuration is a mapping of settings", where=str(path))
     return parse_layer(raw, where=str(path))

@@ -120,6 +120,8 @@ def test_a_layer_survives_the_file(tmp_path: Path) -> None:
     layer = parse_layer({"learning_rate": {"choice": [1e-4, 1e-3]}, "epochs": 7, "data": "no"})
     write_layer(tmp_path / "c.yaml", layer)
     assert read_layer(tmp_path / "c.yaml") == layer
+    write_layer(tmp_path / "c.yaml", {})
+    assert read_layer(tmp_path / "c.yaml") == {}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,8 @@ def test_a_layer_survives_the_file(tmp_path: Path) -> None:
         ("epochs: [", "c.yaml:1"),
         ("a: &x 1\nb: *x\n", "aliases"),
         ("- 1\n", "mapping"),
+        ("", "holds no settings"),
+        ("# nothing\n", "holds no settings"),
         ("epochs: 1\noptimization: {epochs: 2}\n", "twice"),
         ("epochs: !!python/object:os.system x\n", "not valid YAML"),
         ("optimization: 3\n", "section"),
