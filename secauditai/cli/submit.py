@@ -120,8 +120,11 @@ def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output
         for key, path in command.outputs.items():
             fetch(storage, key, path)
             out.say(f"Wrote {path}")
-            if storage.exists(refused := str(refused_path(Path(key)))):
-                fetch(storage, refused, refused_path(path))
+            refused, here = str(refused_path(Path(key))), refused_path(path)
+            if storage.exists(refused) and here.exists():
+                out.warn(f"{here} exists; what could not be scored stays in {storage.at(refused)}")
+            elif storage.exists(refused):
+                fetch(storage, refused, here)
     result = read_result(storage, job.job_id)
     if result is not None:
         out.document({**result, **_local_paths(result, storage, command)})

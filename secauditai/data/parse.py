@@ -72,6 +72,10 @@ class Chunk:
     cases: tuple[Case, ...] = ()
     """Test cases, when `path` is a directory of sources of the kind `layout`."""
 
+    def place(self, raw: RawSample) -> str:
+        """Where a sample of it stands, in the user's words."""
+        return valid_unicode(raw.where.replace(self.path, self.shown, 1) if self.path else raw.where)
+
 
 def parse_all(
     source: Source,
@@ -153,7 +157,7 @@ def parse_task(item: dict[str, Any]) -> bytes:
     writer = _PartWriter(item["stem"], near=settings.near_duplicates, keys_only=item["keys_only"])
     try:
         for raw in raw_samples(chunk):
-            where = valid_unicode(raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where)
+            where = chunk.place(raw)
             try:
                 read = raw.value if isinstance(raw.value, Sample) else parse_sample(raw.value)
                 refined = refine(read, settings)

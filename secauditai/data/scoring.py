@@ -12,7 +12,7 @@ from secauditai.data.dataset import is_dataset
 from secauditai.data.parse import Chunk, plan_source, raw_samples
 from secauditai.data.prepare import open_source
 from secauditai.data.readers import RawSample
-from secauditai.data.schema import Sample, SampleError, parse_code, shown_id, valid_unicode
+from secauditai.data.schema import Sample, SampleError, parse_code, shown_id
 from secauditai.data.sources import existing_path, open_data
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
@@ -60,4 +60,4 @@ def read_for_scoring(spec: str, *, cache: Path, progress: Progress = silent) -> 
 def _places(chunks: dict[Chunk, None]) -> Iterator[tuple[str, RawSample]]:
     for chunk in chunks:
         for raw in raw_samples(chunk):
-            yield valid_unicode(raw.where.replace(chunk.path, chunk.shown, 1) if chunk.path else raw.where), raw
+            yield chunk.place(raw), raw

@@ -48,8 +48,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.suffix not in OUTPUT_ENDINGS:
         raise DataError("the output must end in .parquet or .jsonl", where=str(path))
-    if path.exists() and not overwrite:
-        raise DataError("the output exists", where=str(path), hint="Use --overwrite, or choose another --output.")
+    for written in (path, refused_path(path)):
+        if written.exists() and not overwrite:
+            raise DataError(
+                "the output exists", where=str(written), hint="Use --overwrite, or choose another --output."
+            )
 
 
 def write_predictions(table: pa.Table, path: Path) -> None:
@@ -59,8 +62,7 @@ def write_predictions(table: pa.Table, path: Path) -> None:
     if path.suffix == ".parquet":
         pq.write_table(table, partial)
     else:
-        lines = (json.dumps(row, ensure_ascii=False) for row in table.to_pylist())
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        _write_lines(table.to_pylist(), partial)
     partial.replace(path)
 
 
@@ -78,6 +80,11 @@ def write_refused(refused: Sequence[Rejection], output: Path) -> Path:
     path.unlink(missing_ok=True)
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(asdict(sample), ensure_ascii=False) for sample in refused)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        _write_lines([asdict(sample) for sample in refused], partial)
+        partial.replace(path)
     return path
+
+
+def _write_lines(rows: Sequence[dict[str, object]], path: Path) -> None:
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")

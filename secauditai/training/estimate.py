@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from secauditai.data.windows import Windowing
 from secauditai.training.preparation import TrainingPlan, default_learning_rate
 
@@ -55,29 +58,32 @@ def _encoder_shape(plan: TrainingPlan) -> dict[str, int]:
     }
 
 
-def _tokens_per_epoch(plan: TrainingPlan) -> int:
+def _lengths(plan: TrainingPlan) -> npt.NDArray[np.int64]:
+    """(samples,) tokens of each, roughly."""
     import pyarrow.compute as pc
 
+    characters = pc.utf8_length(plan.train.column("code")).to_numpy()
+    tokens: npt.NDArray[np.int64] = np.ceil(characters / CHARACTERS_PER_TOKEN).astype(np.int64)
+    return tokens
+
+
+def _windowing(plan: TrainingPlan) -> Windowing:
     config = plan.request.config
-    lengths = pc.utf8_length(plan.train.column("code")).to_numpy() / CHARACTERS_PER_TOKEN
-    windowing = Windowing(config.input.max_length, config.stride, config.input.long_code, config.input.max_windows)
+    return Windowing(config.input.max_length, config.stride, config.input.long_code, config.input.max_windows)
+
+
+def _tokens_per_epoch(plan: TrainingPlan) -> int:
+    windowing = _windowing(plan)
     most = windowing.max_windows * windowing.capacity if windowing.long_code == "windows" else windowing.capacity
-    return int(lengths.clip(max=most).sum())
+    return int(_lengths(plan).clip(max=most).sum())
 
 
 def _largest_micro_batch(plan: TrainingPlan) -> int:
     """Tokens that stand together at most: a sample of many windows is never parted, whatever the budget is."""
     config = plan.request.config
-    windowed = config.input.long_code == "windows"
-    windows = -(-_longest_tokens(plan) // config.input.max_length) if windowed else 1
-    return max(config.execution.micro_batch_tokens, min(windows, config.input.max_windows) * config.input.max_length)
-
-
-def _longest_tokens(plan: TrainingPlan) -> int:
-    import pyarrow.compute as pc
-
-    longest = pc.max(pc.utf8_length(plan.train.column("code"))).as_py() or 0
-    return int(longest / CHARACTERS_PER_TOKEN)
+    windowing = _windowing(plan)
+    windows = int(windowing.counts(_lengths(plan)).max(initial=1))
+    return max(config.execution.micro_batch_tokens, min(windows, windowing.max_windows) * windowing.max_length)
 
 
 def _memory(plan: TrainingPlan, shape: dict[str, int]) -> int:

@@ -82,6 +82,9 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     assert "1 of 3 samples cannot be scored: see new_scores.rejected.jsonl" in scored.err
     assert len((tmp_path / "new_scores.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "new_scores.rejected.jsonl").read_text())["reason"] == "no_code"
+    (tmp_path / "new_scores.jsonl").unlink()
+    taken = cli("train", "predict", "--model", "trained_model", "--data", "new.jsonl", "--output", "new_scores.jsonl")
+    assert "new_scores.rejected.jsonl: the output exists" in taken.err
 
     import mlflow
     import pandas as pd

@@ -106,11 +106,13 @@ def raylet(data: Path, directory: Path) -> None:
         )
 
     villain, another = at_steps(run, (40, kill)), list[subprocess.Popen[bytes]]()
-    result = launch(run, notify=said.append)
-    villain.join()
-    for process in another:
-        process.terminate()
-        process.wait(60)
+    try:
+        result = launch(run, notify=said.append)
+        villain.join()
+    finally:
+        for process in another:
+            process.terminate()
+            process.wait(60)
     report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
