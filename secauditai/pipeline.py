@@ -24,6 +24,7 @@ from secauditai.tracking.runs import TrackedDataset
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
+from secauditai.tracking.shipper import ship_remaining
 from secauditai.tracking.store import probe_store, shared_uri, tracking_uri
 from secauditai.training.attempt import AttemptLayout, step_reached
 from secauditai.training.launch import Launch, launch, training_finished
@@ -158,6 +159,17 @@ class Tracking:
                     raise
             time.sleep(TRACKING_POLL)
 
+    def catch_up(self) -> None:
+        """Have the MLflow run open, with every metric that training wrote before it was, however short the training.
+
+        Raises:
+            ConfigError, RunError: as `open`.
+        """
+        self.open(PATIENT)
+        run_id = self._run.info.mlflow_run_id
+        assert run_id is not None, "an open run has an id"
+        ship_remaining(self._workspace, run_id, self._run.layout.metrics)
+
     def close(self) -> None:
         """Wait for what goes on in the background."""
         self._wanted.set()
@@ -259,7 +271,7 @@ def complete(
                 progress=progress,
                 notify=notify,
             )
-        tracking.open(PATIENT)
+        tracking.catch_up()
         published = None
         if result.finished:
             from secauditai.export.publish import publish

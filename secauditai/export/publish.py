@@ -12,7 +12,6 @@ from secauditai.progress import Progress, silent
 from secauditai.runs import Run, open_run
 from secauditai.tracking.registry import register_bundle
 from secauditai.tracking.runs import log_artifacts, log_summary
-from secauditai.tracking.shipper import ship_remaining
 from secauditai.training.finish import save_best
 from secauditai.training.recipe import read_recipe
 
@@ -38,7 +37,6 @@ def publish(run: Run, workspace: Path, *, register_model: bool = True, progress:
     bundle = open_bundle(run.layout.bundle)
     mlflow_run_id = run.info.mlflow_run_id
     if mlflow_run_id is not None:
-        ship_remaining(workspace, mlflow_run_id, run.layout.metrics)
         best = {f"best/{name}": value for name, value in metrics.items()}
         log_summary(workspace, mlflow_run_id, best, step=int(str(bundle.card.provenance["checkpoint_step"])))
         log_artifacts(workspace, mlflow_run_id, [run.layout.config])

@@ -22,7 +22,6 @@ from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
 from secauditai.pipeline import Tracking, is_local
 from secauditai.runs import Run, list_runs, open_run
-from secauditai.tracking.connection import PATIENT
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
@@ -134,7 +133,7 @@ def _run_seed(
             notify=lambda _text: None,
         )
         seconds = time.monotonic() - started if result.attempts else 0.0
-        tracking.open(PATIENT)
+        tracking.catch_up()
         rung = None if result.finished else rule.stopped_at()
         status = FINISHED if result.finished else INTERRUPTED if rung is None else STOPPED
         run.update(status=_run_status(status), finished=time.time())

@@ -18,6 +18,10 @@ from fault_runs import at_steps, sabotage, start, wait_for_step, wait_until
 
 HEADROOM = 3 * 2**30
 """Bytes that may still be used before Ray's memory monitor kills."""
+MICRO_BATCH_TOKENS = 256
+PIECE = 2**28
+MOST_PIECES = 4 * HEADROOM // PIECE
+"""After so many pieces of memory the monitor is found not to work."""
 
 
 class Patch:
@@ -119,11 +123,9 @@ def raylet(data: Path, directory: Path) -> None:
 
 
 def eat(config: dict[str, str]) -> None:
-    """Let a micro-batch take memory in proportion to its tokens: a full one more than there is."""
+    """Let a micro-batch of more than half the tokens take memory until its worker is killed for it."""
     import time
-    from pathlib import Path
 
-    import psutil
     import ray.train
     import torch
 
@@ -131,17 +133,14 @@ def eat(config: dict[str, str]) -> None:
 
     if ray.train.get_context().get_world_rank() != 0:
         return
-    allowed = float((Path(config["run_root"]) / "threshold").read_text())
-    memory = psutil.virtual_memory()
-    per_token = 1.4 * (allowed - (memory.total - memory.available)) / 512
     real = Classification.loss
 
     def loss(self: Classification, model: torch.nn.Module, batch: object) -> torch.Tensor:
-        ballast = torch.ones(int(per_token * batch.input_ids.numel()), dtype=torch.uint8)  # type: ignore[attr-defined]
-        time.sleep(1.0)  # the monitor looks a few times a second
-        found = real(self, model, batch)  # type: ignore[arg-type]
-        del ballast
-        return found
+        ballast = list[torch.Tensor]()
+        while batch.input_ids.numel() > MICRO_BATCH_TOKENS // 2 and len(ballast) < MOST_PIECES:  # type: ignore[attr-defined]
+            ballast.append(torch.ones(PIECE, dtype=torch.uint8))
+            time.sleep(0.3)  # the monitor looks a few times a second
+        return real(self, model, batch)  # type: ignore[arg-type]
 
     Classification.loss = loss  # type: ignore[method-assign, assignment]
 
@@ -164,8 +163,10 @@ def memory(data: Path, directory: Path) -> None:
             "memory_monitor_refresh_ms": 100,
         },
     )
-    run, said = start(data, directory, 2, max_steps=3, micro_batch_tokens=512, checkpoint_interval=1), list[str]()
-    (run.root / "threshold").write_text(str(allowed))
+    run, said = (
+        start(data, directory, 2, max_steps=3, micro_batch_tokens=MICRO_BATCH_TOKENS, checkpoint_interval=1),
+        list[str](),
+    )
     sabotage(Patch(), sys.modules[__name__], eat)  # type: ignore[arg-type]
     report(run, launch(run, notify=said.append), said)
     ray.shutdown()

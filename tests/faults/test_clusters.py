@@ -52,9 +52,8 @@ def test_a_node_that_dies_mid_epoch_costs_a_restart_and_not_a_bit(data: Path, tm
 
 def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(data: Path, tmp_path: Path) -> None:
     found = run_case("memory", data, tmp_path)
-    assert found["finished"]
-    assert found["attempts"] >= 2  # on a busy machine even half may be too much
+    assert (found["attempts"], found["finished"]) == (2, True)
     assert found["said"][0].startswith("out of memory: ")
-    assert re.search(r"restart with micro_batch_tokens 256 from step \d", found["said"][0])
+    assert re.search(r"restart with micro_batch_tokens 128 from step \d", found["said"][0])
     halved = [event["micro_batch_tokens"] for event in found["events"] if event["event"] == "out_of_memory"]
-    assert halved[-1] <= 256
+    assert halved == [128]

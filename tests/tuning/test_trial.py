@@ -66,6 +66,16 @@ def test_trials_one_after_the_other_in_one_process_equal_fresh_runs(
         assert (trained.info.sweep_id, trained.info.trial_id) == (tmp_path.name, f"{number:04d}")
 
 
+def test_a_training_over_before_mlflow_was_open_has_its_metrics_there(
+    data: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secauditai.pipeline.TRACKING_POLL", 300.0)
+    outcome = run_trial(a_task(data, workspace, tmp_path, settings={"max_steps": 2, "log_interval": 1}))
+    run = open_run(Path(outcome.seeds[0]["run_dir"]))
+    sent = open_store(workspace).client.get_metric_history(str(run.info.mlflow_run_id), "train/loss")
+    assert [metric.step for metric in sent] == [1, 2]
+
+
 def test_a_trial_with_several_seeds_has_its_own_folder_in_mlflow(
     data: Path, workspace: Path, parent: str, tmp_path: Path
 ) -> None:
