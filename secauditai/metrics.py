@@ -162,8 +162,12 @@ METRICS = {
 }
 
 
-def resolve_metrics(wanted: str | None) -> tuple[str, ...]:
+def resolve_metrics(wanted: str | None, where: str = "--metrics") -> tuple[str, ...]:
     """The metrics of a comma-separated list, in its order; all of them for None.
+
+    Args:
+        wanted: the list.
+        where: the flag that an error names.
 
     Raises:
         ConfigError: for an unknown name, with the nearest ones.
@@ -175,9 +179,9 @@ def resolve_metrics(wanted: str | None) -> tuple[str, ...]:
         if name not in METRICS:
             close = difflib.get_close_matches(name, METRICS, n=3)
             hint = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(METRICS)}."
-            raise ConfigError(f"unknown metric {name!r}", where="--metrics", hint=hint)
+            raise ConfigError(f"unknown metric {name!r}", where=where, hint=hint)
     if not names:
-        raise ConfigError("no metric is named", where="--metrics", hint=f"There are {', '.join(METRICS)}.")
+        raise ConfigError("no metric is named", where=where, hint=f"There are {', '.join(METRICS)}.")
     return names
 
 

@@ -26,7 +26,7 @@ from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
 from secauditai.tracking.shipper import ship_remaining
 from secauditai.tracking.store import probe_store, shared_uri, tracking_uri
-from secauditai.training.attempt import AttemptLayout, step_reached
+from secauditai.training.attempt import AttemptLayout, held, step_reached
 from secauditai.training.launch import Launch, launch, training_finished
 from secauditai.training.mirrored import BRIEF, send_begun, send_ended
 from secauditai.training.preparation import TrainingPlan, prepare_run
@@ -91,23 +91,24 @@ def train(
     if not request.in_process and (plan.devices.world_size > 1 or in_ray_job()):
         begin_ray(request.address)  # beside the preparation
     run = prepare_run(plan, progress)
-    for notice in read_recipe(run.layout.recipe).notices:
-        notify(notice)
-    tracking = Tracking(run, request.workspace, notify, parent=request.parent_mlflow_run)
-    if request.in_process or not is_local(request.workspace):
-        tracking.open()
-    notify(f"Run {run.info.run_id} in {address_of(run.root)}")
-    return complete(
-        run,
-        request.workspace,
-        tracking,
-        started,
-        address=request.address,
-        in_process=request.in_process,
-        register_model=register_model,
-        progress=progress,
-        notify=notify,
-    )
+    with held(run.layout.driver_lock):
+        for notice in read_recipe(run.layout.recipe).notices:
+            notify(notice)
+        tracking = Tracking(run, request.workspace, notify, parent=request.parent_mlflow_run)
+        if request.in_process or not is_local(request.workspace):
+            tracking.open()
+        notify(f"Run {run.info.run_id} in {address_of(run.root)}")
+        return complete(
+            run,
+            request.workspace,
+            tracking,
+            started,
+            address=request.address,
+            in_process=request.in_process,
+            register_model=register_model,
+            progress=progress,
+            notify=notify,
+        )
 
 
 class Tracking:
@@ -324,23 +325,37 @@ def go_on(
     progress: Progress = silent,
     notify: Notify = print,
 ) -> Outcome:
-    """Continue an interrupted run, or a branch, to its end; `parent` is the MLflow run it belongs under, if any."""
+    """Continue an interrupted run, or a branch, to its end.
+
+    Args:
+        run: the run.
+        workspace: the workspace directory.
+        address: the Ray cluster, when it is not this machine.
+        parent: the MLflow run it belongs under, if any.
+        register_model: see `train`.
+        progress: see `train`.
+        notify: see `train`.
+
+    Raises:
+        RunError: when another process trains the run, which is left alone.
+    """
     started = time.monotonic()
-    recipe, uri = read_recipe(run.layout.recipe), shared_uri(workspace)
-    if recipe.tracking_uri != uri and run.info.mlflow_run_id is None:
-        write_recipe(run.layout.recipe, recipe.model_copy(update={"tracking_uri": uri}))
-    tracking = Tracking(run, workspace, notify, parent=parent)
-    if is_local(workspace):
-        probe_store(workspace)
-    else:
-        tracking.open()
-    return complete(
-        run,
-        workspace,
-        tracking,
-        started,
-        address=address,
-        register_model=register_model,
-        progress=progress,
-        notify=notify,
-    )
+    with held(run.layout.driver_lock):
+        recipe, uri = read_recipe(run.layout.recipe), shared_uri(workspace)
+        if recipe.tracking_uri != uri and run.info.mlflow_run_id is None:
+            write_recipe(run.layout.recipe, recipe.model_copy(update={"tracking_uri": uri}))
+        tracking = Tracking(run, workspace, notify, parent=parent)
+        if is_local(workspace):
+            probe_store(workspace)
+        else:
+            tracking.open()
+        return complete(
+            run,
+            workspace,
+            tracking,
+            started,
+            address=address,
+            register_model=register_model,
+            progress=progress,
+            notify=notify,
+        )

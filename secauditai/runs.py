@@ -75,6 +75,11 @@ class RunLayout:
         return self.root / "training.lock"
 
     @property
+    def driver_lock(self) -> Path:
+        """Held by the command that trains the run, saves its model and registers it."""
+        return self.root / "driver.lock"
+
+    @property
     def bundle(self) -> Path:
         """The saved model."""
         return self.root / "bundle"

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from training_runs import new_run, write_dataset
 
 from secauditai.errors import RunError
@@ -95,3 +96,14 @@ def test_a_file_that_is_no_database_is_refused_before_anything_starts(
     with pytest.raises(RunError, match=r"file is not a database.*Move the file away"):
         go_on(run, tmp_path)
     assert not read_ranks(AttemptLayout(run.layout.attempt))
+
+
+def test_a_run_that_another_command_trains_is_left_alone(data: Path, own_database: Path, tmp_path: Path) -> None:
+    run = new_run(data, tmp_path)
+    work_on(run, 3)
+    before = run.info
+    with FileLock(run.layout.driver_lock), pytest.raises(RunError, match="another process is training this run"):
+        go_on(run, tmp_path)
+    assert run.info == before
+    assert step_reached(AttemptLayout(run.layout.attempt)) == 3
+    assert not own_database.exists()

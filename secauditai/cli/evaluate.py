@@ -200,7 +200,7 @@ def _parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
     for gate in gates:
         name, _, value = gate.partition("=")
         try:
-            limits[resolve_metrics(name)[0]] = limit = float(value)
+            limits[resolve_metrics(name, "--min")[0]] = limit = float(value)
             if not math.isfinite(limit):
                 raise ValueError(value)
         except ValueError:

@@ -196,7 +196,7 @@ def resume(
         info = found.run.info
         version = f"{name}/{info.model_version}"
         out.say(f"Run {info.run_id} is complete at step {info.total_steps} and registered as {version}.")
-        out.next_step(f"secauditai train evaluate --model {name} --test-data security_dataset")
+        out.next_step(_next_command(info))
         out.document(
             {"run_id": info.run_id, "run_dir": str(found.run.root), "model": name, "version": info.model_version}
         )

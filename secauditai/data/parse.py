@@ -108,22 +108,23 @@ def parse_all(
     return pa.concat_tables(keys).unify_dictionaries().combine_chunks()
 
 
-def plan_source(source: Source, layout: str) -> list[Chunk]:
-    """Cut a source into what single tasks parse."""
+def plan_source(source: Source, layout: str, *, cut: bool = True) -> list[Chunk]:
+    """Divide a source into what single tasks parse; without `cut` no file is in several chunks."""
     if source.tree:
         root, cases = str(Path(source.spec).absolute()), source.cases
         starts = range(0, len(cases), CASES_PER_CHUNK)
         return [Chunk(root, source.spec, source.tree, None, cases[n : n + CASES_PER_CHUNK]) for n in starts]
     if source.files:
-        chunks = [chunk for path in source.files for chunk in plan_chunks(path, layout)]
+        chunks = [chunk for path in source.files for chunk in plan_chunks(path, layout, cut=cut)]
         return [replace(chunk, shown=source.shown(chunk.shown)) for chunk in chunks]
     return [Chunk("", BUILT_IN)]
 
 
-def plan_chunks(path: Path, layout: str, piece_bytes: int = PIECE_BYTES) -> list[Chunk]:
+def plan_chunks(path: Path, layout: str, piece_bytes: int = PIECE_BYTES, *, cut: bool = True) -> list[Chunk]:
     """Cut a large YAML file; any other file is one chunk."""
     whole = Chunk(str(path.absolute()), str(path), layout)
-    if is_compressed(path) or inner_suffix(path) not in (".yaml", ".yml") or path.stat().st_size < 2 * piece_bytes:
+    large = cut and path.stat().st_size >= 2 * piece_bytes
+    if not large or is_compressed(path) or inner_suffix(path) not in (".yaml", ".yml"):
         return [whole]
     return [Chunk(whole.path, whole.shown, layout, piece) for piece in cut_yaml(path, piece_bytes)] or [whole]
 

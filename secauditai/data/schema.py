@@ -107,21 +107,16 @@ def parse_sample(raw: object) -> Sample:
     Raises:
         SampleError: with the reason it is refused for.
     """
-    if isinstance(raw, Broken):
-        raise SampleError(raw.reason, raw.message)
-    if not isinstance(raw, Mapping):
-        raise SampleError(
-            "not_a_mapping", f"a sample must be a mapping with the keys {', '.join(FIELDS)}, not {_kind(raw)}"
-        )
-    label = _choice(raw, "label", LABELS, default=None)
-    severity = _choice(raw, "severity", SEVERITIES, default="none")
+    sample = _mapping(raw, FIELDS)
+    label = _choice(sample, "label", LABELS, default=None)
+    severity = _choice(sample, "severity", SEVERITIES, default="none")
     return Sample(
-        id=_identifier(raw),
-        code=normalise_code(_code(raw)),
+        id=_identifier(sample),
+        code=normalise_code(_code(sample)),
         label=label,
         severity=severity,
-        category=_category(raw),
-        metadata=_metadata(raw) if raw.keys() <= _KNOWN else {**_others(raw), **_metadata(raw)},
+        category=_category(sample),
+        metadata=_metadata(sample) if sample.keys() <= _KNOWN else {**_others(sample), **_metadata(sample)},
     )
 
 
@@ -131,11 +126,20 @@ def parse_code(raw: object) -> tuple[str, str]:
     Raises:
         SampleError: with the reason it is refused for.
     """
+    sample = _mapping(raw, ("code",))
+    return "" if sample.get("id") is None else _identifier(sample), normalise_code(_code(sample))
+
+
+def _mapping(raw: object, keys: tuple[str, ...]) -> Mapping[str, Any]:
     if isinstance(raw, Broken):
         raise SampleError(raw.reason, raw.message)
     if not isinstance(raw, Mapping):
-        raise SampleError("not_a_mapping", f"a sample must be a mapping with the key code, not {_kind(raw)}")
-    return "" if raw.get("id") is None else _identifier(raw), normalise_code(_code(raw))
+        raise SampleError("not_a_mapping", f"a sample must be a mapping with {_listed(keys)}, not {_kind(raw)}")
+    return raw
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    return f"the key{'s' if len(keys) > 1 else ''} {', '.join(keys)}"
 
 
 def shown_id(raw: object) -> str:

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,8 +40,7 @@ def read_for_scoring(spec: str, *, cache: Path, progress: Progress = silent) -> 
     names, codes, refused = list[str](), list[str](), list[Rejection]()
     with tempfile.TemporaryDirectory(prefix="secauditai-scoring.") as staging:
         source = open_source(spec if path is None else str(path), "auto", Path(staging), progress)
-        whole = dict.fromkeys(replace(chunk, piece=None) for chunk in plan_source(source, "auto"))
-        for where, raw in _places(whole):
+        for where, raw in _places(plan_source(source, "auto", cut=False)):
             try:
                 name, code = (raw.value.id, raw.value.code) if isinstance(raw.value, Sample) else parse_code(raw.value)
                 names.append(name or where)
@@ -57,7 +55,7 @@ def read_for_scoring(spec: str, *, cache: Path, progress: Progress = silent) -> 
     return pa.table({"id": names, "code": codes}), refused
 
 
-def _places(chunks: dict[Chunk, None]) -> Iterator[tuple[str, RawSample]]:
+def _places(chunks: list[Chunk]) -> Iterator[tuple[str, RawSample]]:
     for chunk in chunks:
         for raw in raw_samples(chunk):
             yield chunk.place(raw), raw

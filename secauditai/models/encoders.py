@@ -62,18 +62,18 @@ def load_encoder(source: str | Path, *, revision: str | None = None, dropout: fl
     return LoadedEncoder(module, load_tokenizer(directory), origin, _find_head(directory, extra_keys))
 
 
-def load_transformers() -> None:
-    """Import what encoders are made of, which takes seconds, ahead of the first one."""
+def load_transformers() -> tuple[Any, Any]:
+    """Import what encoders are made of, which takes seconds the first time: transformers' AutoModel, RobertaModel."""
     with _without_scipy():
-        from transformers import AutoModel, RobertaModel  # noqa: F401
+        from transformers import AutoModel, RobertaModel
+    return AutoModel, RobertaModel
 
 
 def build_encoder(size: str, *, tokenizer: CodeTokenizer, max_length: int, dropout: float, seed: int) -> LoadedEncoder:
     """A fresh encoder of one of `SIZES`, its weights drawn from the seed alone."""
     from transformers import RobertaConfig
 
-    with _without_scipy():
-        from transformers import RobertaModel
+    _, roberta = load_transformers()
     shape = SIZES[size]
     config = RobertaConfig(
         vocab_size=tokenizer.vocab_size,
@@ -90,7 +90,7 @@ def build_encoder(size: str, *, tokenizer: CodeTokenizer, max_length: int, dropo
         eos_token_id=tokenizer.sep_id,
     )
     with _seeded(seed):
-        module = RobertaModel(config, add_pooling_layer=False)
+        module = roberta(config, add_pooling_layer=False)
     return LoadedEncoder(module, tokenizer, {"scratch": size, "hub_id": None, "commit": None, "path": None})
 
 
@@ -183,11 +183,10 @@ def _find_head(directory: Path, extra_keys: list[str]) -> dict[str, Tensor] | No
 
 def _model_class(config: Any) -> Any:
     """The bare encoder class, without the pooling layer that pretraining used."""
-    with _without_scipy():
-        from transformers import AutoModel, RobertaModel
+    auto, roberta = load_transformers()
     if config.model_type == "roberta":
-        return _WithoutPooler(RobertaModel)
-    return _FromAuto(AutoModel)
+        return _WithoutPooler(roberta)
+    return _FromAuto(auto)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import json
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
@@ -63,6 +65,25 @@ class AttemptLayout:
         """Forget the last attempt."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def held(lock_file: Path, patience: float = 0.0) -> Iterator[None]:
+    """Be the only process that does with a run what a lock file in its directory stands for, until it ends or dies.
+
+    Raises:
+        RunError: when another process still does after `patience` seconds.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        where, hint = str(lock_file.parent), "`secauditai train monitor` shows it."
+        raise RunError("another process is training this run", where=where, hint=hint) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from secauditai.errors import RunError
 from secauditai.runs import Run, RunLayout
+from secauditai.training.attempt import held
 from secauditai.training.checkpoint import TrainState, clear_directory
 from secauditai.training.mirrored import sending
 from secauditai.training.recipe import Recipe
@@ -87,15 +87,8 @@ def open_journal(recipe: Recipe, layout: RunLayout, state: TrainState) -> Iterat
     Raises:
         RunError: when one does.
     """
-    lock = FileLock(layout.lock)
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise RunError(
-            "another process is training this run", where=str(layout.root), hint="`secauditai train monitor` shows it."
-        ) from None
     with ExitStack() as stack:
-        stack.callback(lock.release)
+        stack.enter_context(held(layout.lock, LOCK_SECONDS))
         stack.enter_context(sending(layout, state.global_step, recipe.keep_checkpoints))
         journal = Journal(recipe, layout, state)
         stack.callback(journal.close)

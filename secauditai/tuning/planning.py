@@ -200,9 +200,7 @@ def check_metric(name: str) -> str:
     from secauditai.metrics import resolve_metrics
 
     try:
-        (metric,) = resolve_metrics(name)
-    except ConfigError as error:
-        raise ConfigError(error.message, where="--metric", hint=error.hint) from None
+        (metric,) = resolve_metrics(name, "--metric")
     except ValueError:
         raise ConfigError(f"a sweep has one goal, not {name!r}", where="--metric") from None
     return metric

@@ -22,6 +22,7 @@ def refused(result: object, code: int, *words: str) -> None:
 BAD_FILES = {
     "empty": (b"", "is empty"),
     "not_utf8": (b"samples:\n  - id: \xff\n", ":2: not UTF-8"),
+    "utf16": ("samples: [{id: a, code: x, label: safe}]\n".encode("utf-16"), "not UTF-8 text but UTF-16"),
     "tabs": (b"samples:\n\t- id: a\n", "tabs"),
     "no_samples": (b"things: []\n", "`samples:` is missing"),
     "mapping": (b"samples:\n  a: 1\n", "not a mapping"),
@@ -86,6 +87,7 @@ def test_unknown_names(cli: Cli, samples_yaml: Write) -> None:
     refused(cli("train", "finetune", "--data", "samples.yaml", "--task", "detection"), 2, "vulnerability_detection")
     refused(cli("train", "evaluate", "--model", "nothing", "--test-data", "samples.yaml"), 1, "nothing")
     refused(cli("train", "evaluate", "--model", "x", "--metrics", "acuracy"), 1, "Did you mean accuracy")
+    refused(cli("train", "evaluate", "--model", "x", "--min", "acuracy=1"), 1, "--min", "Did you mean accuracy")
     refused(cli("train", "finetune", "--data", "samples.yaml", "--learning-rat", "1"), 2, "--learning-rate")
     refused(cli("train", "monitor", "--model", "nothing"), 1, "no run of 'nothing'")
     refused(cli("train", "resume", "--model", "nothing"), 1, "no run of 'nothing'")

@@ -119,14 +119,14 @@ def test_a_file_that_cannot_be_cut_is_streamed_in_its_place(tmp_path: Path, monk
         "b.yaml": True,
         "c.yaml": False,
     }
-    monkeypatch.setattr("secauditai.data.parse.plan_chunks", lambda path, _layout: plans[path.name])
+    monkeypatch.setattr("secauditai.data.parse.plan_chunks", lambda path, _layout, **_: plans[path.name])
     source = Source("files", files)
     cut = tmp_path / "cut"
     cut.mkdir()
     keys = parse_all(source, cut, CleaningSettings(), Runner(), silent)
     assert keys.column("id").to_pylist() == [*(f"a{n}" for n in range(9)), "a", "b", "c"]
     whole = {path.name: [Chunk(str(path), str(path))] for path in files}
-    monkeypatch.setattr("secauditai.data.parse.plan_chunks", lambda path, _layout: whole[path.name])
+    monkeypatch.setattr("secauditai.data.parse.plan_chunks", lambda path, _layout, **_: whole[path.name])
     one = tmp_path / "one"
     one.mkdir()
     again = parse_all(source, one, CleaningSettings(), Runner(), silent)

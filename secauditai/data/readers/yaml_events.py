@@ -104,7 +104,8 @@ class _Reader:
     def samples(self) -> Iterator[tuple[int, object]]:
         """All samples of all documents."""
         documents = 0
-        self._next()  # stream start
+        if (encoding := self._next().encoding) not in (None, "utf-8"):  # the start of the stream
+            raise self.refuse(f"not UTF-8 text but {encoding.upper()}", hint="Save it as UTF-8.")
         while not isinstance(event := self._next(), StreamEndEvent):
             if isinstance(event, DocumentStartEvent):
                 documents += 1
