@@ -66,7 +66,9 @@ def test_every_line_of_the_guide_runs_and_leaves_what_it_says(tmp_path: Path) ->
         if "--model-size large" in line:
             said[line] = run(f"{line} --dry-run")
             assert "parameters: 3" in said[line]
-            run(f"{line} --data task_data --max-steps 1 --eval-interval 1 --max-length 32 --batch-size 1 --vocab-size 400")
+            run(
+                f"{line} --data task_data --max-steps 1 --eval-interval 1 --max-length 32 --batch-size 1 --vocab-size 400"
+            )
         else:
             said[line] = run(line)
     seconds = time.monotonic() - started

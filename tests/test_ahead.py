@@ -1,0 +1,21 @@
+import threading
+
+from secauditai import ahead
+
+
+def test_work_is_begun_once_and_waited_for() -> None:
+    begun, go_on = list[int](), threading.Event()
+
+    def work() -> None:
+        begun.append(1)
+        go_on.wait(10)
+        begun.append(2)
+
+    ahead.begin(work)
+    ahead.begin(work)
+    go_on.set()
+    ahead.settle()
+    assert begun == [1, 2]
+    ahead.begin(work)
+    ahead.settle()
+    assert begun == [1, 2, 1, 2]
