@@ -17,6 +17,8 @@ from secauditai.errors import DataError
 from secauditai.evaluation.spread import differences, pooled, spread
 from secauditai.runs import list_runs
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 

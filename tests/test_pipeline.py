@@ -18,6 +18,8 @@ from secauditai.training.attempt import AttemptLayout, read_ranks, step_reached
 from secauditai.training.checkpoint import newest_checkpoint
 from secauditai.training.stopping import read_stop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -10,6 +10,8 @@ from conftest import Cli
 
 from secauditai.runs import newest_run
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 SMALL = ("--max-length", 64, "--vocab-size", 320, "--batch-size", 8)
 

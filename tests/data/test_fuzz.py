@@ -21,6 +21,8 @@ from secauditai.data.tasks import HERE
 from secauditai.errors import DataError
 from secauditai.progress import silent
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 10_000 if os.environ.get("SOAK") else 300
 SIGNS = [b"\t", b"\n", b":", b"-", b"{", b"}", b"[", b"]", b"&a", b"*a", b"!", b"|", b">", b"'", b'"', b"#", b"%", b"@"]
 BYTES = [*SIGNS, b"`", b",", b"?", b" ", b"\x00", b"\xff", b"\xc3\xa9", b"\r", b"\xef\xbb\xbf", b"<", b"/", b"---\n"]

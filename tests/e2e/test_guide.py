@@ -25,13 +25,13 @@ def command_lines() -> list[str]:
 
 
 def write_short_samples(path: Path, count: int, first: int = 0) -> None:
-    """Very short samples, so that a thousand steps take seconds."""
+    """Samples of at most eight tokens, so that a thousand steps take seconds."""
     samples = []
     for number in range(first, first + count // 2):
         for call, label in SHORT.items():
             metadata = {"language": "python", "group": f"g{number}"}
             severity, category = ("high", "injection") if label == "vulnerability" else ("none", "none")
-            head = {"id": f"s{number}_{call}", "code": f"v{number % 97} = {call}(x{number})\n", "label": label}
+            head = {"id": f"s{number}_{call}", "code": f"{call}({number})\n", "label": label}
             samples.append({**head, "severity": severity, "category": category, "metadata": metadata})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"samples": samples}), encoding="utf-8")

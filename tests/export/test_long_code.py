@@ -26,6 +26,8 @@ from secauditai.training.recipe import Recipe, read_recipe
 from secauditai.training.step import load_batch
 from secauditai.training.validation import Validator
 
+pytestmark = pytest.mark.slow
+
 HERE = Rank(0, 1, torch.device("cpu"), "fp32")
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 

@@ -14,6 +14,8 @@ from secauditai.models.classifier import Embedder, VulnerabilityClassifier
 from secauditai.models.encoders import build_encoder
 from secauditai.models.tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 HEADS = {"vulnerability_detection": ["safe", "vulnerability"]}
 CODES = ["x\n", "def f(x):\n    return x\n", "int main(void) { return 0; }\n" * 60]
 

@@ -10,6 +10,8 @@ from secauditai.runs import read_metrics
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.launch import launch
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_diverging_run_stops_with_step_samples_and_the_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
     run = new_run(

@@ -11,8 +11,9 @@ from secauditai.pipeline import track
 from secauditai.runs import read_metrics
 from secauditai.training.launch import launch
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_an_outage_of_mlflow_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 

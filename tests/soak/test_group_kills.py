@@ -10,10 +10,11 @@ from training_runs import write_dataset
 
 from secauditai.training.launch import launch
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20 if os.environ.get("SOAK") else 4
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(120 * (KILLS + 2))
 def test_random_kills_of_whole_groups_cost_not_a_bit(tmp_path: Path, ray_cluster: str) -> None:

@@ -6,10 +6,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from killed import start_training
 from training_runs import copy_run, history, new_run, weights, write_dataset
 
 from secauditai.training.launch import training_finished
+
+pytestmark = pytest.mark.slow
 
 KILLS = 20 if os.environ.get("SOAK") else 4
 

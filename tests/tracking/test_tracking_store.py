@@ -94,6 +94,7 @@ def test_a_server_that_does_not_answer_is_an_error_within_seconds(
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_processes_may_use_a_new_workspace_at_once_and_say_nothing(tmp_path: Path) -> None:
     workspace = tmp_path / "new"
     command = [sys.executable, "-c", FIRST_USE, str(workspace)]

@@ -37,6 +37,8 @@ from secauditai.training.objectives import Classification
 from secauditai.training.stopping import StopCheck, StopRequest, read_stop, request_stop
 from secauditai.training.watchdog import Pulse, Watchdog
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ from secauditai.training.checkpoint import CheckpointLayout, list_checkpoints
 from secauditai.training.launch import launch
 from secauditai.training.recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -17,6 +17,8 @@ from secauditai.training.loop import train_rank
 from secauditai.training.objectives import Classification
 from secauditai.training.step import Stepper
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """Stands for a process that dies on the spot."""

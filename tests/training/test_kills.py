@@ -10,6 +10,8 @@ from secauditai.runs import Run
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.loop import train_rank
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"micro_batch_tokens": 96, "eval_interval": 2, "keep_checkpoints": 2}
 """Several micro-batches in a step, several validations in a run, checkpoints that go."""
 

@@ -23,6 +23,8 @@ from secauditai.training.mirrored import fetch_run
 from secauditai.training.recipe import read_recipe
 from secauditai.training.resume import resolve_resume
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"kind": "base", "threads": 1, "max_steps": 10, "eval_interval": 4, "checkpoint_interval": 2}
 
 
@@ -148,7 +150,6 @@ def test_only_one_machine_trains_a_run(machines: Machines, data: Path, monkeypat
     assert not mirror.storage.exists(mirror.key(run.root / "lease.json"))
 
 
-@pytest.mark.slow
 def test_a_store_that_is_away_for_a_while_holds_up_no_step(
     machines: Machines, server: S3Server, data: Path, undisturbed: Run
 ) -> None:

@@ -15,6 +15,8 @@ from secauditai.training.loop import train_rank
 from secauditai.training.recipe import read_recipe
 from secauditai.training.resume import describe, resolve_resume, restore_stores, summarise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,6 +9,8 @@ from training_runs import write_dataset
 from secauditai.runs import list_runs, open_run
 from secauditai.tracking.store import open_store
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ("--num-samples", 3, "--trial-scheduler", "asha", "--reduction-factor", 2, "--sampler", "tpe")
 
 

@@ -12,7 +12,7 @@ from secauditai.tracking.store import open_store
 from secauditai.training.launch import launch
 from secauditai.tuning.trial import TrialTask, run_trial
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
