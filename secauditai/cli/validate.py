@@ -143,8 +143,24 @@ def _show(result: "Validation", dataset: str, out: Output) -> None:
         out.say("… and " + ", ".join(f"{count} × {what}" for what, count in rest.items()) + "; --json lists all")
     warnings = len(result.findings) - result.errors
     out.say(f"{result.kept} of {result.read} samples are good; {result.errors} errors, {warnings} warnings")
+    if gone := _gone_before(dataset):
+        out.say(gone)
     if result.ok:
         _next_step(dataset, result, out)
+
+
+def _gone_before(spec: str) -> str:
+    """What became of the samples that a prepared dataset was made from and does not hold; "" for raw data."""
+    from secauditai.data.dataset import is_dataset, open_dataset
+
+    if not is_dataset(Path(spec)):
+        return ""
+    dataset = open_dataset(Path(spec))
+    reasons = dict(dataset.manifest["rejected_reasons"])
+    parts = [f"{count} refused ({reason})" for reason, count in reasons.items()]
+    if merged := dataset.manifest["duplicates"]:
+        parts.append(f"{merged} merged as duplicates")
+    return f"Left out before: {', '.join(parts)}; {dataset.layout.rejected} lists the refused" if parts else ""
 
 
 def _next_step(dataset: str, result: "Validation", out: Output) -> None:

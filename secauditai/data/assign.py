@@ -6,6 +6,7 @@ Every way is a function of the clusters and the seed, not of the order of the in
 import datetime
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,18 +63,21 @@ def assign_stratified(members: Sequence[Member], ratios: Ratios, seed: int) -> A
         )
     totals = Counter(member.stratum for member in members)
     filled: dict[str, Counter[str]] = {name: Counter() for name in wanted}
-    result = Assignment({})
+    result, large = Assignment({}), dict[str, int]()
     for cluster in sorted(strata, key=lambda name: (-strata[name].total(), _rank(name, seed))):
         size = strata[cluster].total()
         room = [name for name in wanted if name == wanted[0] or size <= ratios[name] * len(members)]
         if room == wanted[:1] and len(wanted) > 1 and size > 1:
-            result.warnings.append(
-                f"cluster {cluster} ({size} samples) is larger than any other split's share: it goes to {wanted[0]}"
-            )
+            large[cluster] = size
         best = max(room, key=lambda name: (_need(strata[cluster], filled[name], totals, ratios[name]), ratios[name]))
         result.chosen[cluster] = best
         filled[best] += strata[cluster]
     _fill_empty(result.chosen, wanted, seed)
+    result.warnings += [
+        f"cluster {cluster} ({size} samples) is larger than any other split's share: it goes to {wanted[0]}"
+        for cluster, size in large.items()
+        if result.chosen[cluster] == wanted[0]
+    ]
     return result
 
 
@@ -102,12 +106,18 @@ def assign_by_time(members: Sequence[Member], ratios: Ratios, key: str) -> Assig
     """The oldest clusters to train, the newest to test; a cluster is as old as its newest sample.
 
     Raises:
-        DataError: when a sample has no time, or one that cannot be read.
+        DataError: when a sample has no time, or one that cannot be read, or some have a number and some a date.
     """
     newest: dict[str, float] = {}
     sizes = Counter(member.cluster for member in members)
     for member in members:
         newest[member.cluster] = max(newest.get(member.cluster, float("-inf")), _time(member, key))
+    numbers = {_is_number(member.value(key)): member.id for member in members}
+    if len(numbers) > 1:
+        raise DataError(
+            f"{key!r} is a number in sample {numbers[True]} and a date in sample {numbers[False]}",
+            hint="--by-time compares numbers with numbers and ISO dates, such as 2024-05-31, with dates.",
+        )
     ordered = [name for name in SPLITS if ratios.get(name, 0) > 0]
     result, taken, place, limit = Assignment({}), 0, 0, ratios[ordered[0]]
     for cluster in sorted(newest, key=lambda name: (newest[name], name)):
@@ -120,7 +130,16 @@ def assign_by_time(members: Sequence[Member], ratios: Ratios, key: str) -> Assig
 
 
 def assign_by_project(members: Sequence[Member], ratios: Ratios, seed: int) -> Assignment:
-    """As `assign_stratified`, with all clusters of one project in one split; a sample without one stands alone."""
+    """As `assign_stratified`, with all clusters of one project in one split; a sample without one stands alone.
+
+    Raises:
+        DataError: when no sample has a project.
+    """
+    without = sum(not member.value("project") for member in members)
+    if without == len(members):
+        raise DataError(
+            "no sample has `project` in its metadata", hint="--by-project keeps the samples of a project together."
+        )
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -131,12 +150,14 @@ def assign_by_project(members: Sequence[Member], ratios: Ratios, seed: int) -> A
     for member in members:
         project = member.value("project")
         if project:
-            low, high = sorted((find(f"project {project}"), find(member.cluster)))
-            parent[high] = low
+            roots = {find(f"project {project}"), find(member.cluster)}
+            low, *others = sorted(roots, key=lambda name: (not name.startswith("project "), name))
+            parent |= dict.fromkeys(others, low)
     united = [Member(m.id, find(m.cluster), m.stratum, m.metadata) for m in members]
     found = assign_stratified(united, ratios, seed)
     chosen = {member.cluster: found.chosen[find(member.cluster)] for member in members}
-    return Assignment(chosen, found.warnings)
+    alone = [f"{without} of {len(members)} samples have no `project`, so that each stands alone"] if without else []
+    return Assignment(chosen, found.warnings + alone)
 
 
 def assign_predefined(members: Sequence[Member]) -> Assignment:
@@ -215,10 +236,8 @@ def _by_hash(name: str, ratios: Ratios, seed: int) -> str:
 
 def _time(member: Member, key: str) -> float:
     value = member.value(key)
-    try:
+    if _is_number(value):
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        pass
     try:
         moment = datetime.datetime.fromisoformat(str(value))
     except ValueError:
@@ -228,6 +247,13 @@ def _time(member: Member, key: str) -> float:
             hint="--by-time needs a number or an ISO date, such as 2024-05-31, in every sample.",
         ) from None
     return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _need(cluster: Counter[str], filled: Counter[str], totals: Counter[str], ratio: float) -> float:

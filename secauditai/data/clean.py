@@ -91,20 +91,28 @@ def _codes(column: pa.ChunkedArray) -> Int64:
 
 
 def _unique_ids(keys: pa.Table, good: Int64, cleaned: Cleaned) -> Int64:
-    """The first sample of every id; a later one is a duplicate when it says the same, else refused."""
+    """The first sample of every id; a later one is a duplicate when it says the same, else refused.
+
+    An id whose code has both labels is refused altogether: neither is more likely right for standing first.
+    """
     ids = _codes(keys.column("id"))[good]
     _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     later = np.flatnonzero(first[inverse] != np.arange(len(good)))
     if len(later):
         code, label = keys.column("code_key"), keys.column("label")
-        rows, firsts = good[later], good[first[inverse[later]]]
-        for row, original in zip(rows.tolist(), firsts.tolist(), strict=True):
+        pairs = list(zip(good[later].tolist(), good[first[inverse[later]]].tolist(), strict=True))
+        torn = {before for row, before in pairs if code[row] == code[before] and label[row] != label[before]}
+        for row, before in [*((before, before) for before in sorted(torn)), *pairs]:
             where, sample = keys.column("where")[row].as_py(), keys.column("id")[row].as_py()
-            if code[row] == code[original] and label[row] == label[original]:
-                cleaned.merged.append(Merge(sample, sample, where))
-            else:
-                message = f"the id is taken by another sample at {keys.column('where')[original].as_py()}"
+            if code[row] != code[before]:
+                message = f"the id is taken by another sample at {keys.column('where')[before].as_py()}"
                 cleaned.rejected.append(Rejection(where, sample, "duplicate_id", message))
+            elif before in torn:
+                message = "the same id and code have both labels, so neither can be kept"
+                cleaned.rejected.append(Rejection(where, sample, "conflict", message))
+            else:
+                cleaned.merged.append(Merge(sample, sample, where))
+        return good[np.setdiff1d(first, np.flatnonzero(np.isin(good, list(torn))))]
     return good[np.sort(first)]
 
 

@@ -4,6 +4,7 @@ Everything that reads data ends here, so that a sample is valid wherever it is m
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -183,7 +184,8 @@ def row_digest(row: Mapping[str, str]) -> bytes:
 def _identifier(raw: Mapping[Any, Any]) -> str:
     value = raw.get("id")
     if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
-        raise SampleError("bad_id", f"'id' must be a non-empty string, not {_kind(value)}")
+        problem = "is missing" if value is None else f"must be a non-empty string, not {_kind(value)}"
+        raise SampleError("bad_id", f"'id' {problem}")
     return _readable("id", str(value).strip())
 
 
@@ -246,12 +248,21 @@ def _metadata(raw: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _others(raw: Mapping[Any, Any]) -> dict[str, Any]:
-    """What stands beside the fields: it counts as metadata, unless it looks like a misspelt field."""
+    """What stands beside the fields: it counts as metadata, unless it looks like a misspelt field.
+
+    A field that is there as well leaves no doubt about a key such as `idx`, but none about `Label` or `meta_data`.
+    """
     others = {str(key): _plain(value) for key, value in raw.items() if key not in _KNOWN}
     for key in others:
-        if meant := difflib.get_close_matches(key.lower(), FIELDS, n=1, cutoff=0.8):
-            raise SampleError("unknown_key", f"the key {key[:40]!a} is not known; did you mean '{meant[0]}'?")
+        if (meant := _resembled(key)) and (meant not in raw or meant == key.lower().replace("_", "")):
+            raise SampleError("unknown_key", f"the key {key[:40]!a} is not known; did you mean '{meant}'?")
     return others
+
+
+@functools.lru_cache(maxsize=4096)
+def _resembled(key: str) -> str:
+    """The field that a key is nearly called; "" for none."""
+    return next(iter(difflib.get_close_matches(key.lower(), FIELDS, n=1, cutoff=0.8)), "")
 
 
 def _plain(value: object) -> object:
@@ -266,4 +277,4 @@ def _plain(value: object) -> object:
 
 
 def _kind(value: object) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else f"a {type(value).__name__}"

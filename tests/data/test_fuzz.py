@@ -72,7 +72,7 @@ INPUTS: dict[str, Files] = {
     "devign": {"s.jsonl": lines(DEVIGN, {**DEVIGN, "target": 1, "func": "int g();"})},
     "big-vul": {"s.jsonl": lines(BIG_VUL)},
     "primevul": {"s.jsonl": lines(PRIMEVUL)},
-    "primevul-paired": {"s_paired.jsonl": lines(PRIMEVUL, {**PRIMEVUL, "target": 0})},
+    "primevul-paired": {"s_paired.jsonl": lines(PRIMEVUL, {**PRIMEVUL, "idx": 32, "target": 0, "func": "void f() {}"})},
     "diversevul": {"s.jsonl": lines(DIVERSEVUL)},
     "sven": {"s.jsonl": lines(SVEN)},
     "juliet": {"CWE1_A__b_01.c": JULIET},

@@ -48,6 +48,19 @@ def test_nothing_vanishes(tmp_path: Path) -> None:
     assert done.dataset.manifest["merged"][0]["into"] == "sample_0_v"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_id_whose_code_has_both_labels_is_a_conflict_in_any_order(tmp_path: Path, turned: bool) -> None:
+    samples = make_samples(10)
+    torn = [{"id": "d", "code": "p(1)", "label": label} for label in ("safe", "vulnerability")]
+    extra = torn[::-1] if turned else torn
+    for policy in ("drop", "keep", "majority"):
+        settings = CleaningSettings(conflicts=policy, max_rejected=0.5)
+        done = prepare(str(write(tmp_path / f"{policy}.yaml", samples + extra)), tmp_path / policy, settings)
+        assert (done.read, done.kept, done.rejected, done.duplicates) == (22, 20, 2, 0)
+        rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
+        assert [(row["id"], row["reason"]) for row in rejected] == [("d", "conflict")] * 2
+
+
 @hypothesis.settings(max_examples=20)
 @given(st.permutations(make_samples(4) + make_samples(2)))
 def test_the_content_does_not_depend_on_order(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from secauditai.data.readers import find_source, list_files, read_file
 from secauditai.data.readers.yaml_events import read_yaml_samples
-from secauditai.data.schema import Broken
+from secauditai.data.schema import Broken, SampleError, parse_sample
 from secauditai.errors import DataError, SecAuditError
 
 VALUES = st.recursive(
@@ -123,7 +123,7 @@ def test_all_formats_give_the_same_samples(tmp_path: Path) -> None:
     pq.write_table(pa.table(flat), tmp_path / "a.parquet")
     files = list_files(str(tmp_path))
     assert len(files) == 5
-    assert [raw.value for path in files for raw in read_file(path)] == [sample] * 5
+    assert [parse_sample(raw.value) for path in files for raw in read_file(path)] == [parse_sample(sample)] * 5
 
 
 def test_directories_do_not_follow_links_out(tmp_path: Path) -> None:
@@ -163,13 +163,55 @@ def test_a_sample_with_a_key_twice_is_refused_and_its_neighbours_are_not(tmp_pat
     ]
 
 
+def test_a_quote_that_nothing_closes_does_not_swallow_rows(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text('id,code,label\na,"x\ny",safe\nb,"z,safe\nc,w,safe\n')
+    with pytest.raises(DataError, match=r"s\.csv:4: .*a quote of this row is never closed"):
+        list(read_file(path))
+    path.write_text('id,code,label\na,"x\ny",safe\nb,z,safe\n')
+    assert [sample.where for sample in read_file(path)] == [f"{path}:2", f"{path}:4"]
+
+
+@pytest.mark.parametrize("name", ["s.json", "s.jsonl", "s.csv"])
+def test_records_are_as_strict_about_their_fields_as_yaml(tmp_path: Path, name: str) -> None:
+    sample = {"id": "a", "code": "x", "label": "safe", "sevrity": "high"}
+    path = tmp_path / name
+    path.write_text(
+        "id,code,label,sevrity\na,x,safe,high\n"
+        if name == "s.csv"
+        else json.dumps([sample] if name == "s.json" else sample)
+    )
+    (raw,) = read_file(path)
+    with pytest.raises(SampleError, match="did you mean 'severity'"):
+        parse_sample(raw.value)
+
+
+def test_metadata_that_is_no_mapping_is_refused_in_every_format(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    for value in ([1], "text"):
+        path.write_text(json.dumps({"id": "a", "code": "x", "label": "safe", "metadata": value}))
+        (raw,) = read_file(path)
+        with pytest.raises(SampleError, match="'metadata' must be a mapping"):
+            parse_sample(raw.value)
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("gz", "gzip"), ("zst", "zstd")])
+def test_parquet_may_be_compressed_as_well(tmp_path: Path, ending: str, kind: str) -> None:
+    plain = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"id": ["a"], "code": ["x"], "label": ["safe"]}), plain)
+    packed = tmp_path / f"t.parquet.{ending}"
+    with pa.output_stream(str(packed), compression=kind) as file:
+        file.write(plain.read_bytes())
+    assert [sample.value for sample in read_file(packed)] == [sample.value for sample in read_file(plain)]
+
+
 def test_rows_with_too_many_cells_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     path.write_text("id,code,label\na,f(x, y),safe\nb,z,safe\n")
     values = [raw.value for raw in read_file(path)]
     assert isinstance(values[0], Broken)
     assert "more cells" in values[0].message
-    assert values[1] == {"id": "b", "code": "z", "label": "safe", "metadata": {}}
+    assert values[1] == {"id": "b", "code": "z", "label": "safe"}
 
 
 @pytest.mark.parametrize(

@@ -53,11 +53,15 @@ def test_what_stands_beside_the_fields_is_metadata() -> None:
     assert (sample.group, sample.language, sample.metadata["project"]) == ("g", "python", 3)
 
 
-@pytest.mark.parametrize("key", ["severty", "Label", "meta_data"])
-def test_a_misspelt_field_is_refused(key: str) -> None:
+@pytest.mark.parametrize(("key", "missing"), [("severty", "severity"), ("Label", ""), ("meta_data", "metadata")])
+def test_a_misspelt_field_is_refused(key: str, missing: str) -> None:
     with pytest.raises(SampleError, match="did you mean") as refused:
-        parse_sample(GOOD | {key: "high"})
+        parse_sample({name: value for name, value in GOOD.items() if name != missing} | {key: "high"})
     assert refused.value.reason == "unknown_key"
+
+
+def test_a_key_that_only_resembles_a_field_beside_it_is_metadata() -> None:
+    assert parse_sample(GOOD | {"idx": 7}).metadata["idx"] == 7
 
 
 @pytest.mark.parametrize("name", ["a\u202egnp.exe", "a\u200bb", "a\u2067b"])

@@ -103,6 +103,32 @@ def test_by_time_the_newest_are_tested_on(tmp_path: Path) -> None:
         split_dataset(dataset, SplitPlan(by_time="when"))
 
 
+@pytest.mark.parametrize(
+    ("odd", "message"), [("nan", "an unreadable"), ("yesterday", "an unreadable"), (2030, "is a number in sample")]
+)
+def test_times_that_cannot_be_compared_are_refused(tmp_path: Path, odd: object, message: str) -> None:
+    dataset = prepared(tmp_path, with_metadata(make_samples(20), date=lambda pair: "2020-03-01" if pair else odd))
+    with pytest.raises(DataError, match=message):
+        split_dataset(dataset, SplitPlan(by_time="date"))
+
+
+def test_by_project_needs_projects_and_names_those_that_are_large(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no sample has `project`"):
+        split_dataset(prepared(tmp_path, make_samples(20)), SplitPlan(by_project=True))
+    names = lambda pair: "large" if pair < 12 else f"p{pair}" if pair < 19 else None  # noqa: E731
+    dataset = prepared(tmp_path, with_metadata(make_samples(20), project=names), "named")
+    large, alone = split_dataset(dataset, SplitPlan(by_project=True)).warnings
+    assert large.startswith("cluster project large (24 samples) is larger")
+    assert alone == "2 of 40 samples have no `project`, so that each stands alone"
+
+
+def test_no_cluster_is_said_to_be_in_train_that_is_not() -> None:
+    found = assign_stratified(members_of([group for group in range(1, 8) for _ in range(14)]), DEFAULT_RATIOS, 0)
+    told = {text.split()[1] for text in found.warnings}
+    assert told == {cluster for cluster, split in found.chosen.items() if split == "train"}
+    assert len(told) == 5
+
+
 def test_by_project_no_project_is_in_two_splits(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, with_metadata(make_samples(40), project=lambda pair: f"p{pair % 11}"))
     result = split_dataset(dataset, SplitPlan(by_project=True))

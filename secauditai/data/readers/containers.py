@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from secauditai.data.readers.streams import open_bytes, open_text
+from secauditai.data.readers.streams import open_seekable, open_text
 from secauditai.data.schema import Broken
 from secauditai.errors import DataError
 
@@ -65,18 +65,22 @@ def read_csv(path: Path) -> Iterator[Place]:
     """One record per row; the first line names the columns."""
     csv.field_size_limit(2**31 - 1)
     with open_text(path, newline="") as lines:
-        rows = csv.DictReader(lines)
+        rows = csv.DictReader(lines, strict=True)  # else a quote that nothing closes would swallow the rest in silence
+        begins = 1
         try:
             if not rows.fieldnames:
                 raise DataError("the first line must name the columns", where=f"{path}:1")
             names = rows.fieldnames
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise DataError(f"the column {repeated[0]!r} stands twice", where=f"{path}:1")
+            begins = rows.line_num + 1
             for row in rows:
                 many = Broken("bad_row", f"the row has more cells than the {len(names)} columns; is a comma unquoted?")
-                yield f"{path}:{rows.line_num}", many if None in row else dict(row)
+                yield f"{path}:{begins}", many if None in row else dict(row)
+                begins = rows.line_num + 1
         except csv.Error as error:
-            raise DataError(f"not valid CSV: {error}", where=f"{path}:{rows.line_num}") from None
+            problem = "a quote of this row is never closed" if "end of data" in str(error) else str(error)
+            raise DataError(f"not valid CSV: {problem}", where=f"{path}:{begins}") from None
 
 
 def read_parquet(path: Path) -> Iterator[Place]:
@@ -86,7 +90,7 @@ def read_parquet(path: Path) -> Iterator[Place]:
 
     try:
         number = 0
-        with open_bytes(path) as stream:
+        with open_seekable(path) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

@@ -3,6 +3,8 @@
 A function before and after its fix becomes two samples of one group. Project, commit, CWE and flaw lines survive.
 """
 
+import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -67,36 +69,17 @@ def guess_layout(record: object, path: PurePath) -> Layout:
 
 
 def _guide(record: Record, _stem: str, _number: int) -> Iterator[object]:
-    """The guide's fields; unknown columns, and a JSON column `metadata`, become metadata."""
-    sample: Raw = {}
-    metadata: Raw = {}
-    for key, value in record.items():
-        if value is None or value == "":
-            continue
-        if key == "metadata" and isinstance(value, str):
-            metadata |= _json_metadata(value)
-        elif key == "metadata" and isinstance(value, Mapping):
-            metadata |= value
-        elif key in FIELDS:
-            sample[key] = value
-        else:
-            metadata[key] = value
-    yield {**sample, "metadata": metadata}
-
-
-def _json_metadata(text: str) -> Raw:
-    import json
-
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return {"metadata": text}
-    return value if isinstance(value, dict) else {"metadata": value}
+    """The guide's fields, as in YAML; a cell of a table may be empty, and its column `metadata` holds JSON."""
+    sample = {key: value for key, value in record.items() if value is not None and value != ""}
+    if isinstance(text := sample.get("metadata"), str):
+        with contextlib.suppress(json.JSONDecodeError):
+            sample["metadata"] = json.loads(text)
+    yield sample
 
 
 def _prepared(record: Record, _stem: str, _number: int) -> Iterator[object]:
     """A stored sample of a prepared dataset; what its cluster is comes out anew."""
-    metadata = _json_metadata(str(record["metadata"]))
+    metadata = json.loads(record["metadata"])
     group = {"group": record["group"]} if record["group"] else {}
     yield {**{key: record[key] for key in FIELDS}, "metadata": {**metadata, **group}}
 
@@ -150,6 +133,8 @@ def _sample(record: Record, name: str, code: object, target: object) -> Raw:
         value = next((record[name] for name in names if record.get(name) not in (None, "", [], "nan")), None)
         if value is not None:
             metadata[key] = value
+    if "flaw_lines" in metadata:
+        metadata["flaw_lines"] = [int(number) for number in re.findall(r"\d+", str(metadata["flaw_lines"]))]
     cwe = _first_cwe(metadata.get("cwe"))
     if cwe:
         metadata["cwe"] = cwe

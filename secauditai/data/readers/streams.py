@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -43,6 +45,23 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         return
     with pa.input_stream(str(path), compression=COMPRESSIONS[path.suffix.lower()]) as packed:
         yield io.BufferedReader(_Unpacked(packed, path), 1 << 20)
+
+
+@contextlib.contextmanager
+def open_seekable(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading from any place; a compressed one is unpacked to the disk first.
+
+    Raises:
+        DataError: as `open_bytes`.
+    """
+    with open_bytes(path) as stream:
+        if not is_compressed(path):
+            yield stream
+            return
+        with tempfile.TemporaryFile(prefix="secauditai-unpacked.") as whole:
+            shutil.copyfileobj(stream, whole)
+            whole.seek(0)
+            yield whole
 
 
 @contextlib.contextmanager
