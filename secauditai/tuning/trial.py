@@ -25,6 +25,7 @@ from secauditai.runs import Run, list_runs, open_run
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
+from secauditai.training.attempt import held
 from secauditai.training.checkpoint import newest_checkpoint, read_state
 from secauditai.training.launch import launch
 from secauditai.training.preparation import plan_training, prepare_run
@@ -118,6 +119,16 @@ def _run_seed(
     config = resolve_config({**task.settings, "seed": seed})
     run = _open_or_prepare(task, seed, config)
     rule = task.rule(config.optimization.batch_size, first=first)
+    with held(run.layout.driver_lock):
+        status, rung, seconds = _train(task, run, config.execution.max_failures, rule, parent)
+    value, step = read_value(run)
+    return status, rung, seconds, TrialRun(seed, str(run.root), value, step)
+
+
+def _train(
+    task: TrialTask, run: Run, max_failures: int, rule: RungRule, parent: str | None
+) -> tuple[str, int | None, float]:
+    """Train a run to its end or to where the rule stops it; its status, that rung, and the seconds in training."""
     tracking = Tracking(run, Path(task.workspace), logger.warning, parent=parent)
     if not is_local(Path(task.workspace)):
         tracking.open()
@@ -129,7 +140,7 @@ def _run_seed(
             in_process=not task.distributed,
             address="auto" if task.distributed else None,
             after_validation=rule,
-            max_failures=config.execution.max_failures,
+            max_failures=max_failures,
             notify=lambda _text: None,
         )
         seconds = time.monotonic() - started if result.attempts else 0.0
@@ -140,8 +151,7 @@ def _run_seed(
     finally:
         tracking.close()
         finish_mlflow_run(Path(task.workspace), run.info.mlflow_run_id, run.info.status)
-    value, step = read_value(run)
-    return status, rung, seconds, TrialRun(seed, str(run.root), value, step)
+    return status, rung, seconds
 
 
 def _run_status(status: str) -> str:
