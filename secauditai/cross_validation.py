@@ -6,6 +6,7 @@ threshold ever looks at the held-out fold. Every fold is an ordinary run; what i
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +32,11 @@ from secauditai.pipeline import Notify, go_on, train
 from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, FINISHED, STOPPED, Run, list_runs, open_run
 from secauditai.tracking.runs import create_run, finish_run, log_summary, log_tags, reopen_run
+from secauditai.training.checkpoint import newest_checkpoint, read_state
 from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
 from secauditai.training.request import TrainRequest
+
+logger = logging.getLogger("secauditai.training")
 
 
 @dataclass(frozen=True)
@@ -343,10 +347,11 @@ def _finish(plan: FoldsPlan, evaluations: list[Evaluation]) -> None:
 
 def _best_fold(plan: FoldsPlan, runs: list[Run]) -> int:
     """The fold whose model did best on its own validation part; held-out folds have no say."""
-    name = selection_metric(plan.plans[0])
-    sign = -1.0 if name == "loss" else 1.0
-    values = [run.info.summary["metrics"].get(name) for run in runs]
-    return max(range(len(runs)), key=lambda i: float("-inf") if values[i] is None else sign * float(values[i]))
+    sign = 1.0 if METRICS[selection_metric(plan.plans[0])].higher_is_better else -1.0
+    newest = [newest_checkpoint(run.layout.checkpoints, logger.warning) for run in runs]
+    values = [read_state(checkpoint).best_value if checkpoint else None for checkpoint in newest]
+    ranked = [float("-inf") if value is None else sign * value for value in values]
+    return ranked.index(max(ranked))
 
 
 def _summary(plan: FoldsPlan, runs: list[Run], evaluations: list[Evaluation], best: int) -> dict[str, Any]:

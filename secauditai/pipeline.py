@@ -73,6 +73,24 @@ class Outcome:
         }
 
 
+def past_outcome(run: Run) -> Outcome:
+    """What the command reported that finished a run."""
+    summary = run.info.summary or {}
+    return Outcome(
+        run=run,
+        version=run.info.model_version,
+        global_step=_last_step(run),
+        metrics=summary.get("metrics", {}),
+        samples_per_second=summary.get("samples_per_second", 0.0),
+        seconds=summary.get("seconds", 0.0),
+        ray_startup_seconds=summary.get("ray_startup_seconds", 0.0),
+    )
+
+
+def _last_step(run: Run) -> int:
+    return max((record["step"] for record in read_metrics(run.layout.metrics) if record["kind"] == "train"), default=0)
+
+
 def train(
     plan: TrainingPlan, *, register_model: bool = True, progress: Progress = silent, notify: Notify = print
 ) -> Outcome:
@@ -309,6 +327,7 @@ def complete(
             "metrics": outcome.metrics,
             "samples_per_second": outcome.samples_per_second,
             "seconds": outcome.seconds,
+            "ray_startup_seconds": outcome.ray_startup_seconds,
         }
     )
     send_ended(run)

@@ -16,7 +16,17 @@ EXIT_ERROR = 1
 EXIT_GATE = 3
 """Exit code of a failed gate: `verify`, `evaluate --min`, `validate --fail-on`, `doctor`, the checks before a start."""
 SURROUNDINGS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EIO}
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EIO,
+    }
 )
 """What a disk or its permissions may refuse at any moment: no bug, so one line as well."""
 

@@ -32,7 +32,13 @@ backend_option = click.option(
 @model_option
 @click.option("--test-data", default=None, help="Data to evaluate on; default the model's own test split.")
 @click.option("--metrics", default=DEFAULT_METRICS, show_default=True, help="Comma-separated metrics.")
-@click.option("--min", "gates", multiple=True, metavar="METRIC=VALUE", help="Exit with 3 when a metric is below.")
+@click.option(
+    "--min",
+    "gates",
+    multiple=True,
+    metavar="METRIC=VALUE",
+    help="Exit with 3 when a metric is worse: below, or for brier, ece and loss above.",
+)
 @backend_option
 @address_option
 @workspace_option
@@ -72,8 +78,10 @@ def evaluate(
     out.say(f"Stored in {address_of(path)}")
     out.next_step(f"secauditai train report --model {spec} --output report.html")
     out.document(result.document)
+    from secauditai.metrics import METRICS
+
     missed = [
-        f"{name} {number(result.metrics[name])} < {limit:g}"
+        f"{name} {number(result.metrics[name])} {'<' if METRICS[name].higher_is_better else '>'} {limit:g}"
         for name, limit in limits.items()
         if _below(result, name, limit)
     ]

@@ -1,5 +1,7 @@
 """`train monitor`: watch a run from another terminal."""
 
+import itertools
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -95,11 +97,13 @@ def _status(run: Run) -> str:
 
 
 def _steps_per_second(train: list[dict[str, Any]]) -> float:
-    recent = train[-RATE_RECORDS:]
-    if len(recent) < 2:
-        return 0.0
-    elapsed = float(recent[-1]["time"] - recent[0]["time"])
-    return (recent[-1]["step"] - recent[0]["step"]) / elapsed if elapsed > 0 else 0.0
+    """Steps per second of late, whatever time the run lay still in between."""
+    rates = [
+        (after["step"] - before["step"]) / (after["time"] - before["time"])
+        for before, after in itertools.pairwise(train[-RATE_RECORDS:])
+        if after["time"] > before["time"]
+    ]
+    return statistics.median(rates) if rates else 0.0
 
 
 def _show(state: dict[str, Any], out: Output) -> None:

@@ -129,8 +129,9 @@ def start(
 
 
 def _last_start(workspace: Path) -> RunInfo:
-    """The newest run that a `start` with a configuration or data began; repetitions and branches do not count."""
-    started = [run.info for run in list_runs(workspace) if run.info.start_layer]
+    """The newest run that a `start --config` began, or else one with `--data` alone; repetitions do not count."""
+    began = [run.info for run in list_runs(workspace) if run.info.start_layer]
+    started = [info for info in began if info.config_name] or began
     if not started:
         raise ConfigError(
             "nothing to repeat: no `start` run in this workspace yet",
@@ -197,9 +198,9 @@ def resume(
         version = f"{name}/{info.model_version}"
         out.say(f"Run {info.run_id} is complete at step {info.total_steps} and registered as {version}.")
         out.next_step(_next_command(info))
-        out.document(
-            {"run_id": info.run_id, "run_dir": str(found.run.root), "model": name, "version": info.model_version}
-        )
+        from secauditai.pipeline import past_outcome
+
+        out.document(past_outcome(found.run).document())
         return
     summary = summarise(found)
     out.say("\n".join([describe(found), *summary.lines()]))

@@ -3,7 +3,6 @@
 A layer is a flat mapping from leaf name to value or `Space`. Files may group settings by section or not.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from secauditai.config.leaves import did_you_mean, find_leaf, leaves, sections
 from secauditai.config.settings import TrainConfig
 from secauditai.config.spaces import Space, looks_like_space, parse_space
 from secauditai.errors import ConfigError
+from secauditai.files import whole_file
 from secauditai.mirror import send, withdraw
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -133,6 +133,11 @@ def spaces_of(layer: Mapping[str, Any]) -> dict[str, Space]:
     return {name: value for name, value in layer.items() if isinstance(value, Space)}
 
 
+def is_layer_file(name: str) -> bool:
+    """Whether a configuration is named by the path of a YAML file."""
+    return name.endswith((".yaml", ".yml")) and Path(name).is_file()
+
+
 def write_layer(path: Path, layer: Mapping[str, Any]) -> None:
     """Write a layer grouped by section, whole or not at all."""
     grouped: dict[str, dict[str, Any]] = {}
@@ -141,9 +146,8 @@ def write_layer(path: Path, layer: Mapping[str, Any]) -> None:
             value = layer[name]
             grouped.setdefault(leaf.section, {})[name] = value.plain() if isinstance(value, Space) else value
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(yaml.safe_dump(grouped, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(yaml.safe_dump(grouped, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 class NamedConfigs:
@@ -181,7 +185,7 @@ class NamedConfigs:
         Raises:
             ConfigError: when there is none, with the nearest names.
         """
-        if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        if is_layer_file(name):
             return read_layer(Path(name))
         path = self.path(name)
         if not path.is_file():
@@ -195,12 +199,21 @@ class NamedConfigs:
         """Set some settings of a configuration after checking that the whole still agrees; return all of it."""
         layer = merge_layers(self.read(name), changes)
         resolve_config(layer, allow_spaces=True)
+        if is_layer_file(name):
+            write_layer(Path(name), layer)
+            return layer
         write_layer(self.path(name), layer)
         send(self.path(name))
         return layer
 
     def delete(self, name: str) -> Path:
-        """Remove a configuration; its runs keep their own copy."""
+        """Remove a configuration; its runs keep their own copy.
+
+        Raises:
+            ConfigError: when there is none, or the name is that of a file.
+        """
+        if is_layer_file(name):
+            raise ConfigError("that is a file of yours, no named configuration", where=name, hint="Remove it yourself.")
         self.read(name)
         path = self.path(name)
         path.unlink()

@@ -33,7 +33,7 @@ from secauditai.data.dataset import (
 )
 from secauditai.data.near import NearSource
 from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
-from secauditai.data.readers import Source, find_source
+from secauditai.data.readers import Source, existing_path, find_source
 from secauditai.data.refine import CHANGES
 from secauditai.data.remote import list_remote
 from secauditai.data.replacing import replacing, staging_beside
@@ -103,18 +103,23 @@ def prepare(
 def open_source(spec: str, layout: str, staging: Path, progress: Progress) -> Source:
     """Find the files that some words mean, with what `--format` says of them; remote ones are copied below `staging`.
 
+    A file may be named without its data ending.
+
     Raises:
         DataError: when there are none.
     """
     if is_remote(spec):
         remote, copies = list_remote(spec), staging / "remote"
         return Source(spec, remote.copy_to(copies, progress), copied_from=(str(copies), f"{SCHEME}{remote.root}"))
-    return Source(spec, []) if uses_built_in(spec) else find_source(spec, layout)
+    if uses_built_in(spec):
+        return Source(spec, [])
+    path = existing_path(spec)
+    return find_source(spec if path is None else str(path), layout)
 
 
 def uses_built_in(spec: str) -> bool:
     """Whether a name means the built-in dataset; a path of that name wins."""
-    return spec == BUILT_IN and not Path(spec).exists()
+    return spec == BUILT_IN and existing_path(spec) is None
 
 
 def parse_and_clean(

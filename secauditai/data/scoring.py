@@ -10,9 +10,9 @@ from secauditai.data.clean import Rejection
 from secauditai.data.dataset import is_dataset
 from secauditai.data.parse import Chunk, plan_source, raw_samples
 from secauditai.data.prepare import open_source
-from secauditai.data.readers import RawSample
+from secauditai.data.readers import RawSample, existing_path
 from secauditai.data.schema import Sample, SampleError, parse_code, shown_id
-from secauditai.data.sources import existing_path, open_data
+from secauditai.data.sources import open_data
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
 
@@ -39,7 +39,7 @@ def read_for_scoring(spec: str, *, cache: Path, progress: Progress = silent) -> 
         return open_data(spec, cache=cache, progress=progress).table().select(["id", "code"]), []
     names, codes, refused = list[str](), list[str](), list[Rejection]()
     with tempfile.TemporaryDirectory(prefix="secauditai-scoring.") as staging:
-        source = open_source(spec if path is None else str(path), "auto", Path(staging), progress)
+        source = open_source(spec, "auto", Path(staging), progress)
         for where, raw in _places(plan_source(source, "auto", cut=False)):
             try:
                 name, code = (raw.value.id, raw.value.code) if isinstance(raw.value, Sample) else parse_code(raw.value)

@@ -14,12 +14,11 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.dataset import Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.parse import BUILT_IN
 from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
-from secauditai.data.readers import READERS, find_source
+from secauditai.data.readers import existing_path, find_source
 from secauditai.data.remote import list_remote
 from secauditai.data.replacing import replacing
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
-from secauditai.errors import DataError
 from secauditai.files import describe_file
 from secauditai.mirror import fetch, mirror_of, send
 from secauditai.progress import Progress, silent
@@ -82,23 +81,10 @@ def open_data(
     return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
 
 
-def existing_path(spec: str) -> Path | None:
-    """The path that is meant: as written, or with the one data ending that a file of that name has."""
-    path = Path(spec)
-    if is_remote(spec):
-        return None
-    if path.exists():
-        return path
-    found = [path.with_name(path.name + ending) for ending in READERS if path.with_name(path.name + ending).is_file()]
-    if len(found) > 1:
-        names = ", ".join(map(str, found))
-        raise DataError(f"{spec} does not exist, and several files of that name do", hint=f"Name one of {names}.")
-    return found[0] if found else None
-
-
 def _split_in_cache(dataset: Dataset, cache: Path, seed: int) -> Dataset:
     """A split copy of a prepared dataset that has no splits."""
-    root = cache / "datasets" / f"{dataset.content_hash[:24]}-seed{seed}"
+    clusters = "groups" if dataset.similarity is None else f"similar{dataset.similarity:g}"  # no part of the content
+    root = cache / "datasets" / f"{dataset.content_hash[:24]}-{clusters}-seed{seed}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
         fetch(root)

@@ -1,12 +1,11 @@
 """HTML pages of ours: one file, nothing loaded from elsewhere, everything escaped; written whole or not at all."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from secauditai.errors import DataError
 from secauditai.evaluation.masking import excerpt
+from secauditai.files import whole_file
 
 MARK, HEAD = b'<meta name="generator" content="SecAuditAI">', 1024
 """What stands in the first bytes of every page of ours."""
@@ -34,14 +33,11 @@ def write_page(text: str, output: Path) -> None:
         DataError: when the place cannot be written to, or holds another file.
     """
     check_page(output)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output)
+        with whole_file(output) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         reason = error.strerror or str(error)
         raise DataError(f"the page cannot be written: {reason}", where=str(output)) from None
 

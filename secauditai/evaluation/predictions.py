@@ -1,7 +1,6 @@
 """Predictions of a classifier as a table or a file."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from secauditai.data.clean import Rejection
 from secauditai.errors import DataError, ModelError
+from secauditai.files import whole_file
 from secauditai.models.bundle import Bundle
 from secauditai.models.predict import DETECTION, predict
 from secauditai.progress import Progress, silent
@@ -58,12 +58,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 def write_predictions(table: pa.Table, path: Path) -> None:
     """Write predictions as Parquet or JSON lines, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if path.suffix == ".parquet":
-        pq.write_table(table, partial)
-    else:
-        _write_lines(table.to_pylist(), partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        if path.suffix == ".parquet":
+            pq.write_table(table, partial)
+        else:
+            _write_lines(table.to_pylist(), partial)
 
 
 def refused_path(output: Path) -> Path:
@@ -80,9 +79,8 @@ def write_refused(refused: Sequence[Rejection], output: Path) -> Path:
     path.unlink(missing_ok=True)
     if refused:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        _write_lines([asdict(sample) for sample in refused], partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            _write_lines([asdict(sample) for sample in refused], partial)
     return path
 
 

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secauditai.errors import ExportError
+from secauditai.files import whole_file
 from secauditai.models.bundle import Bundle, BundleCard
 from secauditai.progress import Progress, silent
 
@@ -49,16 +49,15 @@ def export_onnx(
     """
     if output.exists() and not overwrite:
         raise ExportError("the output exists", where=str(output), hint="Use --overwrite, or choose another --output.")
+    output.parent.mkdir(parents=True, exist_ok=True)
     progress("Exporting", 0, None)
     program = _trace(bundle.load_model(), output_names(bundle.card), bundle.card.special_ids["cls"], opset)
     model = program.model_proto
     for key, value in describe(bundle).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.write_bytes(model.SerializeToString())
-    partial.replace(output)
+    with whole_file(output) as partial:
+        partial.write_bytes(model.SerializeToString())
     return OnnxInfo(output, file_sha256(output), opset)
 
 

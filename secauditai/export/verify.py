@@ -1,5 +1,6 @@
 """Verification of an exported file: is it whole, does it say what it is, and does it decide as the torch model does?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -129,10 +130,12 @@ def _compare(scorer: OnnxScorer, bundle: Bundle, codes: list[str], result: Verif
         ours = score(scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget, progress=progress)
         theirs = score(torch_scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget)
         for task, values in ours.items():
-            difference = max(difference, float(np.abs(values - theirs[task]).max()))
+            # `max` of Python would pass over what is not a number.
+            difference = float(np.maximum(difference, np.abs(values - theirs[task]).max()))
             same, total = _agreement(card, task, values, theirs[task])
             agreed, decided = agreed + same, decided + total
-    result.max_abs_diff, result.decision_agreement = difference, agreed / decided if decided else 1.0
+    result.max_abs_diff = difference if math.isfinite(difference) else None
+    result.decision_agreement = agreed / decided if decided else 1.0
     shown = f"{len(codes)} samples of {windows.min()} to {windows.max()} windows, alone and in batches"
     result.add("agreement with torch", difference <= MAX_DIFFERENCE, f"max |Δlogit| {difference:.1e} on {shown}")
     if card.heads:

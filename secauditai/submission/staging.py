@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secauditai.data.dataset import is_dataset
+from secauditai.data.readers import existing_path
 from secauditai.data.readers.registry import list_files
-from secauditai.data.sources import existing_path
 from secauditai.errors import ConfigError
 from secauditai.files import describe_file
 from secauditai.progress import Progress, silent

@@ -161,8 +161,11 @@ def _read_all(root: Path, pattern: str) -> list[dict[str, Any]]:
 
 def step_reached(layout: AttemptLayout) -> int | None:
     """The step that the ranks were working on last; None before the first."""
-    texts = [path.read_text(encoding="ascii").strip() for path in layout.root.glob("rank_*.step")]
-    return max((int(text) for text in texts if text.isdigit()), default=None)
+    steps = []
+    for path in layout.root.glob("rank_*.step"):
+        with contextlib.suppress(FileNotFoundError):  # a new attempt has just begun
+            steps.append(path.read_text(encoding="ascii").strip())
+    return max((int(text) for text in steps if text.isdigit()), default=None)
 
 
 def running_here(ranks: list[RankRecord]) -> list[RankRecord]:

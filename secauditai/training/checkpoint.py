@@ -254,12 +254,20 @@ def resolve_checkpoint(
 
 
 def prune_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one of each of these."""
-    checkpoints = list_checkpoints(directory)
-    best = {read_state(checkpoint).best_step for checkpoint in checkpoints[-keep:]}
-    for checkpoint in checkpoints[:-keep]:
+    """Delete all but the newest `keep` checkpoints and the best one of each of these; unreadable ones do not count."""
+    readable = [(checkpoint, state) for checkpoint in list_checkpoints(directory) if (state := _try_state(checkpoint))]
+    best = {state.best_step for _, state in readable[-keep:]}
+    for checkpoint, _ in readable[:-keep]:
         if checkpoint.step not in best:
             delete_checkpoint(checkpoint)
+
+
+def _try_state(checkpoint: CheckpointLayout) -> TrainState | None:
+    try:
+        return read_state(checkpoint)
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("%s is damaged: %s", checkpoint.root.name, error)
+        return None
 
 
 def delete_checkpoint(checkpoint: CheckpointLayout) -> None:

@@ -44,6 +44,9 @@ def choose_devices(settings: ExecutionSettings, *, cpus: float | None = None, gp
     threads = settings.threads if isinstance(settings.threads, int) else max(1, cores // world_size)
     elastic = settings.worker_range is not None and fewest < world_size
     device = "cuda" if available and (fewest if elastic else world_size) <= available else "cpu"
+    if device == "cpu" and available and settings.gpu is not None:
+        few = f"--gpu {settings.gpu} gives {available} CUDA devices to {world_size} workers"
+        warning = f"{few}: training runs on the CPU"
     return Devices(device, world_size, threads, warning, fewest if elastic else None)
 
 

@@ -50,7 +50,7 @@ def _encoder_shape(plan: TrainingPlan) -> dict[str, int]:
     from secauditai.models.encoders import load_encoder
 
     source = plan.model.bundle / "encoder" if plan.model.bundle else plan.model.hub_id or plan.model.spec
-    module: Any = load_encoder(source).module
+    module: Any = load_encoder(source, revision=plan.model.revision).module
     return {
         "parameters": sum(p.numel() for p in module.parameters()),
         "layers": int(module.config.num_hidden_layers),

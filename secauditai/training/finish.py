@@ -22,6 +22,7 @@ from secauditai.models.tokenizer import load_tokenizer
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run
 from secauditai.training.checkpoint import CheckpointLayout, load_checkpoint, newest_checkpoint, read_state
+from secauditai.training.memory import budget_at, read_budgets
 from secauditai.training.model import build_model
 from secauditai.training.objectives import IGNORED, Classification
 from secauditai.training.rank import Rank
@@ -41,6 +42,8 @@ def save_best(run: Run, progress: Progress = silent) -> tuple[Bundle, dict[str, 
         RunError: when training has neither come to its end nor been stopped by a sweep.
     """
     recipe = read_recipe(run.layout.recipe)
+    budget = budget_at(read_budgets(run.layout.memory), recipe.total_steps, recipe.micro_batch_tokens)
+    recipe = recipe.model_copy(update={"micro_batch_tokens": budget})  # what memory has been enough for
     checkpoint = best_checkpoint(run)
     progress("Saving the model", 0, None)
     torch.set_num_threads(recipe.threads)

@@ -60,4 +60,4 @@ class Follower:
 
 def _key(record: dict[str, Any]) -> object:
     """What makes an event the same one after a restart has written it again."""
-    return (record["kind"], record["step"], record.get("event"))
+    return (record["kind"], record["step"], record.get("event"), record.get("message"))

@@ -137,7 +137,7 @@ class MaskedLanguage:
         return 2
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each sample's summed loss and number of masked tokens, always with the same masks."""
+        """Each sample's summed loss and number of masked tokens, with the same masks for the same micro-batch."""
         generator = torch.Generator().manual_seed(self.seed + batch.plan.index)
         inputs, rows, columns, targets = self._mask(batch, generator)
         logits = model(inputs, batch.attention_mask.flatten(0, 1), rows, columns)

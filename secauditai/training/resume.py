@@ -14,6 +14,7 @@ from secauditai.errors import DataError, RunError
 from secauditai.mirror import fetch, fetch_once
 from secauditai.progress import Progress, silent
 from secauditai.runs import FINISHED, Run, create_run, list_runs, newest_run, open_run, read_metrics
+from secauditai.training.attempt import held
 from secauditai.training.changes import Changes, change_settings
 from secauditai.training.checkpoint import (
     CheckpointLayout,
@@ -61,16 +62,18 @@ class Resumption:
         """The run to go on with, the run itself or a new branch of it, with its settings and token stores in place.
 
         Raises:
-            RunError: when the data no longer yields the same tokens.
+            RunError: when the data no longer yields the same tokens, or another process trains the run.
         """
         assert self.changes is not None
         assert self.dataset is not None
         config, recipe = self.changes.config, self.changes.recipe
-        restore_stores(recipe, self.dataset, config, progress)
         if self.branches and self.checkpoint:
+            restore_stores(recipe, self.dataset, config, progress)
             return branch(workspace, self.run, self.checkpoint, self.changes)
-        write_layer(self.run.layout.config, config.flat())
-        write_recipe(self.run.layout.recipe, recipe)
+        with held(self.run.layout.driver_lock):  # a run that is trained keeps the settings it is trained with
+            restore_stores(recipe, self.dataset, config, progress)
+            write_layer(self.run.layout.config, config.flat())
+            write_recipe(self.run.layout.recipe, recipe)
         return self.run
 
 

@@ -156,6 +156,20 @@ def test_named_configurations(tmp_path: Path) -> None:
     assert configs.names() == []
 
 
+def test_a_file_named_by_its_path_is_changed_in_place_and_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("epochs: 2\n")
+    configs = NamedConfigs(tmp_path / "workspace")
+    assert configs.change("mine.yaml", {"batch_size": 8}) == {"epochs": 2, "batch_size": 8}
+    assert configs.read("mine.yaml") == {"epochs": 2, "batch_size": 8}
+    assert configs.names() == []
+    with pytest.raises(ConfigError, match="a file of yours"):
+        configs.delete("mine.yaml")
+    assert Path("mine.yaml").exists()
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 65, "a b"])
 def test_names_with_a_path_in_them_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a name"):

@@ -170,6 +170,11 @@ def test_open_data_takes_every_way_to_name_data(
     unsplit = open_data("prepared", cache=cache, split=True)
     assert unsplit.root.is_relative_to(cache)
     assert not open_dataset(tmp_path / "prepared").splits()
+    alone = CleaningSettings(near_duplicates=False)
+    prepare("task_data", tmp_path / "alone", alone)  # a name without its ending, as everywhere
+    other = open_data("alone", cache=cache, split=True)
+    assert other.content_hash == unsplit.content_hash
+    assert other.root != unsplit.root  # clusters are no part of the content, and splits follow them
     one = open_data(str(raw.root / "test"), cache=cache)
     assert one.table().num_rows == raw.table("test").num_rows
     assert is_dataset(open_data("security_dataset", cache=cache).root)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from secauditai.export.verify import verify_onnx
 from secauditai.models.bundle import Bundle, BundleCard, save_bundle
 from secauditai.models.classifier import Embedder, VulnerabilityClassifier
 from secauditai.models.encoders import build_encoder
+from secauditai.models.predict import OnnxScorer
 from secauditai.models.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -84,6 +86,22 @@ def test_changed_weights_are_found(bundle: Bundle, exported: Path, tmp_path: Pat
     assert not result.ok
     failed = {check["name"] for check in result.checks if check["result"] == "failed"}
     assert "agreement with torch" in failed
+
+
+def test_what_is_no_number_does_not_agree(bundle: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(OnnxScorer):
+        """Gives no numbers for samples of several windows."""
+
+        def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+            outputs = super().__call__(input_ids, attention_mask)
+            several = attention_mask[:, :, 0].sum(axis=1) > 1
+            padded = (attention_mask == 0).any()
+            return {name: np.where(several[:, None] & padded, np.nan, values) for name, values in outputs.items()}
+
+    monkeypatch.setattr("secauditai.export.verify.OnnxScorer", Broken)
+    result = verify_onnx(exported, bundle, CODES)
+    assert "agreement with torch" in {check["name"] for check in result.checks if check["result"] == "failed"}
+    assert result.max_abs_diff is None
 
 
 def test_another_model_is_not_taken_for_the_original(exported: Path, tmp_path: Path) -> None:

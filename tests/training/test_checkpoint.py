@@ -126,6 +126,17 @@ def test_pruning_keeps_the_newest_and_what_they_call_best(tmp_path: Path) -> Non
     assert [c.step for c in list_checkpoints(tmp_path)] == [6, 8]
 
 
+def test_pruning_neither_counts_nor_stumbles_over_what_is_damaged(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        write(tmp_path, step, step)
+    (CheckpointLayout(tmp_path / "checkpoint_4").state).write_text("{")
+    (CheckpointLayout(tmp_path / "checkpoint_6").state).unlink()
+    prune_checkpoints(tmp_path, 2)
+    assert [c.step for c in list_checkpoints(tmp_path)] == [2, 4, 6, 8]
+    prune_checkpoints(tmp_path, 1)
+    assert [c.step for c in list_checkpoints(tmp_path)] == [4, 6, 8]
+
+
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     write(tmp_path, 3)
     (tmp_path / ".checkpoint_6.77.partial").mkdir()

@@ -236,6 +236,13 @@ def test_an_elastic_range_asks_for_its_most(data: Path, tmp_path: Path) -> None:
     assert choose_devices(resolve_config({"num_workers": "2-2"}).execution, cpus=8, gpus=0).min_workers is None
 
 
+def test_too_few_devices_for_the_workers_are_told() -> None:
+    settings = resolve_config({"num_workers": 2, "threads": 1, "gpu": "0"}).execution
+    devices = choose_devices(settings, cpus=8, gpus=1)
+    assert devices.device == "cpu"
+    assert devices.warning == "--gpu 0 gives 1 CUDA devices to 2 workers: training runs on the CPU"
+
+
 def test_the_same_run_with_another_number_of_workers_says_so(data: Path, tmp_path: Path) -> None:
     import json
 

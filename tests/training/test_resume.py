@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from training_runs import copy_run, history, new_run, weights, write_dataset
 
 from secauditai.errors import RunError
@@ -191,6 +192,14 @@ def test_settings_that_change_the_training_are_refused(
 ) -> None:
     with pytest.raises(RunError, match=said):
         resolve_resume(tmp_path, "m", "latest", flags)
+
+
+def test_a_run_that_another_command_trains_keeps_its_settings(run: Run, tmp_path: Path) -> None:
+    found = resolve_resume(tmp_path, "m", "latest", {"max_failures": 7})
+    before = run.layout.config.read_bytes(), run.layout.recipe.read_bytes()
+    with FileLock(run.layout.driver_lock), pytest.raises(RunError, match="another process is training this run"):
+        found.begin(tmp_path)
+    assert (run.layout.config.read_bytes(), run.layout.recipe.read_bytes()) == before
 
 
 def test_a_checkpoint_interval_may_change_without_changing_a_bit(trained: Run, run: Run, tmp_path: Path) -> None:

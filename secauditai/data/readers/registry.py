@@ -19,6 +19,7 @@ from secauditai.data.readers.yaml_events import read_yaml_samples
 from secauditai.data.schema import valid_unicode
 from secauditai.errors import DataError
 from secauditai.files import describe_file
+from secauditai.storage import is_remote
 
 CONTAINERS: dict[str, Callable[[Path], Iterator[Place]]] = {
     ".json": read_json,
@@ -83,6 +84,20 @@ def find_source(spec: str, layout: str = AUTO) -> Source:
         if valid_unicode(str(path)) != str(path):
             raise DataError("the name of the file is not UTF-8", where=valid_unicode(str(path)), hint="Rename it.")
     return Source(spec, files, tree.name if tree else "", tuple(cases))
+
+
+def existing_path(spec: str) -> Path | None:
+    """The path that is meant: as written, or with the one data ending that a file of that name has."""
+    path = Path(spec)
+    if is_remote(spec):
+        return None
+    if path.exists():
+        return path
+    found = [path.with_name(path.name + ending) for ending in READERS if path.with_name(path.name + ending).is_file()]
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise DataError(f"{spec} does not exist, and several files of that name do", hint=f"Name one of {names}.")
+    return found[0] if found else None
 
 
 def list_files(spec: str) -> list[Path]:
