@@ -14,6 +14,7 @@ from secauditai.mirror import fetch, fetch_once
 
 if TYPE_CHECKING:
     from secauditai.models.bundle import Bundle
+    from secauditai.runs import Run
 
 VERIFIED_SAMPLES = 200
 
@@ -63,16 +64,19 @@ def verify(
     Example:
       secauditai train verify --model custom_model.onnx
     """
+    from secauditai.export.lineage import check_lineage
     from secauditai.export.onnx import read_card
     from secauditai.export.verify import verify_onnx
 
     out = Output(as_json=as_json)
     card, _metadata = read_card(path)
     run_id = str(card.provenance.get("run_id") or "")
-    bundle, why_not = _original(original, run_id, workspace)
+    bundle, run, why_not = _original(original, run_id, workspace)
     codes = _codes(data, run_id, workspace)
     with out.progress() as progress:
         result = verify_onnx(path, bundle, codes, why_no_bundle=why_not, progress=progress)
+    if bundle is not None and run is not None:
+        check_lineage(run, bundle, result)
     for check in result.checks:
         out.say(f"  {check['result']:<8} {check['name']}: {check['detail']}")
     skipped = sum(check["result"] == "skipped" for check in result.checks)
@@ -84,19 +88,20 @@ def verify(
         ctx.exit(EXIT_GATE)
 
 
-def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle | None, str]":
-    """The torch original, and why there is none."""
+def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle | None, Run | None, str]":
+    """The torch original and its run, and why there is none."""
     from secauditai.models.bundle import open_bundle
     from secauditai.runs import find_run
 
     if spec is not None:
-        return find_model(spec, workspace).bundle, ""
+        found = find_model(spec, workspace)
+        return found.bundle, found.run, ""
     run = find_run(workspace, run_id) if run_id else None
     if run is not None:
         fetch(run.layout.bundle)
     if run is None or not run.layout.bundle.exists():
-        return None, f"run {run_id or '(none named)'} is not in {workspace}"
-    return open_bundle(run.layout.bundle), ""
+        return None, None, f"run {run_id or '(none named)'} is not in {workspace}"
+    return open_bundle(run.layout.bundle), run, ""
 
 
 def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
