@@ -67,3 +67,29 @@ def test_a_run_may_die_again_and_again(prepared: Run, undisturbed: Run, tmp_path
     train_rank(run.root, 0, 1)
     assert weights(run) == weights(undisturbed)
     assert history(run) == history(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings"),
+    [
+        (13, {"early_stopping": 2, "learning_rate": 1e-9, "optimizer": "sgd", "augment": True, "augment_variants": 2}),
+        (9, {"max_length": 16, "stride": 3, "max_windows": 2, "sampling": "balanced", "optimizer": "adafactor"}),
+        (9, {"precision": "bf16", "gradient_checkpointing": True, "optimizer": "adam", "loss_function": "focal"}),
+    ],
+    ids=["early stopping", "drawn windows", "bf16"],
+)
+def test_what_influences_a_step_survives_whatever_the_settings(
+    tmp_path: Path, count: int, settings: dict[str, object]
+) -> None:
+    data = write_dataset(tmp_path, pairs=15)
+    prepared = new_run(data, tmp_path / "w", **{**SETTINGS, "checkpoint_interval": 1, "epochs": 4, **settings})
+    undisturbed, run = copy_run(prepared, tmp_path / "u"), copy_run(prepared, tmp_path / "k")
+    state = train_rank(undisturbed.root, 0, 1)
+    assert state is not None
+    assert (state.global_step < 12) == ("early_stopping" in settings)
+    die_at(run, "mid-accumulation", count)
+    begun = list_checkpoints(run.layout.checkpoints)[-1].step
+    assert 0 < begun < state.global_step
+    train_rank(run.root, 0, 1)
+    assert weights(run) == weights(undisturbed)
+    assert history(run) == history(undisturbed)
