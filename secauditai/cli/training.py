@@ -205,11 +205,10 @@ def resume(
     summary = summarise(found)
     out.say("\n".join([describe(found), *summary.lines()]))
     if dry_run:
-        info = found.run.info
-        left = (info.total_steps or 0) - found.step
-        out.say(f"  {left} steps are left on {info.dataset}. This was a dry run: nothing was trained or registered.")
-        document = {"run_id": info.run_id, "branches": found.branches, "step": found.step, "left": left}
-        out.document(document | {"resumed": asdict(summary)})
+        from secauditai.training.estimate import estimate_rest
+
+        begun = {"run_id": found.run.info.run_id, "branches": found.branches, "step": found.step}
+        _show_estimate(estimate_rest(found), out, **begun, resumed=asdict(summary))
         return
     with out.progress() as progress:
         if found.changes is not None:
@@ -276,11 +275,14 @@ def _train(
 def _show_plan(plan: Any, out: Output) -> None:
     from secauditai.training.estimate import estimate
 
-    document = estimate(plan)
+    _show_estimate(estimate(plan), out)
+
+
+def _show_estimate(document: dict[str, Any], out: Output, **more: Any) -> None:
     for key, value in document.items():
         out.say(f"  {key.replace('_', ' ')}: {number(value) if isinstance(value, int | float) else value}")
     out.say("This was a dry run: nothing was trained or registered.")
-    out.document(document)
+    out.document(document | more)
 
 
 def _report(outcome: Any, out: Output, **more: Any) -> None:

@@ -1,12 +1,17 @@
 """What a planned training would take: the answer to `--dry-run`."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from secauditai.data.tokens import open_token_store
 from secauditai.data.windows import Windowing
+from secauditai.models.encoders import load_encoder
+from secauditai.training.devices import Devices
 from secauditai.training.preparation import TrainingPlan, default_learning_rate
+from secauditai.training.resume import Resumption
 
 CHARACTERS_PER_TOKEN = 3.2
 """Of source code under byte-level BPE, roughly; exact counts need the tokenizer to be trained or loaded."""
@@ -39,6 +44,37 @@ def estimate(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
+def estimate_rest(found: Resumption) -> dict[str, Any]:
+    """The same for the rest of a run, from its own recipe; token counts are exact, and None while a store is lost."""
+    assert found.changes is not None
+    recipe, run = found.changes.recipe, found.run
+    stores = [Path(recipe.train_store), Path(recipe.val_store)]
+    train, val = (open_token_store(store) if store.exists() else None for store in stores)
+    encoder: Any = load_encoder(Path(recipe.initial)).module
+    shape = _shape_of(encoder)
+    lengths = train.lengths[:, 0] if train else np.zeros(0, np.int64)
+    per_epoch = _tokens(lengths, recipe.windowing) if train else None
+    left = recipe.total_steps - found.step
+    micro_batch = _largest(lengths, recipe.windowing, recipe.micro_batch_tokens)
+    memory = _bytes(shape, micro_batch, recipe.optimization.optimizer, checkpointing=recipe.gradient_checkpointing)
+    return {
+        "model": f"{run.info.name}, from step {found.step}",
+        "parameters": shape["parameters"],
+        "train_samples": train.n_samples if train else None,
+        "val_samples": val.n_samples if val else None,
+        "steps_per_epoch": recipe.steps_per_epoch,
+        "total_steps": recipe.total_steps,
+        "left": left,
+        "batch_size": recipe.optimization.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "tokens_per_epoch": per_epoch,
+        "tokens_left": None if per_epoch is None else int(per_epoch * left / recipe.steps_per_epoch),
+        "devices": Devices(recipe.device, recipe.world_size, recipe.threads, min_workers=recipe.min_workers).describe(),
+        "estimated_memory_mib_per_worker": memory // 2**20,
+        "writes_to": str(run.root.parent if found.branches else run.root),
+    }
+
+
 def _encoder_shape(plan: TrainingPlan) -> dict[str, int]:
     """Parameters, layers and hidden units of the encoder."""
     if plan.model.kind == "scratch":
@@ -47,10 +83,11 @@ def _encoder_shape(plan: TrainingPlan) -> dict[str, int]:
         size, config = SIZES[plan.model_size], plan.request.config
         parameters = estimate_parameters(plan.model_size, config.architecture.vocab_size, config.input.max_length)
         return {"parameters": parameters, "layers": size.layers, "hidden": size.hidden}
-    from secauditai.models.encoders import load_encoder
-
     source = plan.model.bundle / "encoder" if plan.model.bundle else plan.model.hub_id or plan.model.spec
-    module: Any = load_encoder(source, revision=plan.model.revision).module
+    return _shape_of(load_encoder(source, revision=plan.model.revision).module)
+
+
+def _shape_of(module: Any) -> dict[str, int]:
     return {
         "parameters": sum(p.numel() for p in module.parameters()),
         "layers": int(module.config.num_hidden_layers),
@@ -73,23 +110,30 @@ def _windowing(plan: TrainingPlan) -> Windowing:
 
 
 def _tokens_per_epoch(plan: TrainingPlan) -> int:
-    windowing = _windowing(plan)
+    return _tokens(_lengths(plan), _windowing(plan))
+
+
+def _tokens(lengths: npt.NDArray[np.int64], windowing: Windowing) -> int:
     most = windowing.max_windows * windowing.capacity if windowing.long_code == "windows" else windowing.capacity
-    return int(_lengths(plan).clip(max=most).sum())
-
-
-def _largest_micro_batch(plan: TrainingPlan) -> int:
-    """Tokens that stand together at most: a sample of many windows is never parted, whatever the budget is."""
-    config = plan.request.config
-    windowing = _windowing(plan)
-    windows = int(windowing.counts(_lengths(plan)).max(initial=1))
-    return max(config.execution.micro_batch_tokens, min(windows, windowing.max_windows) * windowing.max_length)
+    return int(lengths.clip(max=most).sum())
 
 
 def _memory(plan: TrainingPlan, shape: dict[str, int]) -> int:
-    """Bytes: weights, gradient and two optimizer moments in fp32, and the activations of one micro-batch."""
     config = plan.request.config
-    moments = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}[config.optimization.optimizer]
-    layers = 1 if config.execution.gradient_checkpointing else shape["layers"]
-    activations = _largest_micro_batch(plan) * layers * shape["hidden"] * ACTIVATION_BYTES * 2
+    micro_batch = _largest(_lengths(plan), _windowing(plan), config.execution.micro_batch_tokens)
+    checkpointing = config.execution.gradient_checkpointing
+    return _bytes(shape, micro_batch, config.optimization.optimizer, checkpointing=checkpointing)
+
+
+def _largest(lengths: npt.NDArray[np.int64], windowing: Windowing, micro_batch_tokens: int) -> int:
+    """Tokens that stand together at most: a sample of many windows is never parted, whatever the budget is."""
+    windows = int(windowing.counts(lengths).max(initial=1))
+    return max(micro_batch_tokens, min(windows, windowing.max_windows) * windowing.max_length)
+
+
+def _bytes(shape: dict[str, int], micro_batch: int, optimizer: str, *, checkpointing: bool) -> int:
+    """Weights, gradient and two optimizer moments in fp32, and the activations of one micro-batch."""
+    moments = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}[optimizer]
+    layers = 1 if checkpointing else shape["layers"]
+    activations = micro_batch * layers * shape["hidden"] * ACTIVATION_BYTES * 2
     return shape["parameters"] * 4 * (2 + moments) + activations

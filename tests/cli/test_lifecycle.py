@@ -103,7 +103,11 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     assert complete.code == 0
     assert "is complete" in complete.out
     looked = cli("train", "resume", "--model", "trained_model", "--checkpoint", 60, "--dry-run", "--json")
-    assert json.loads(looked.out)["left"] == 12
+    rest = json.loads(looked.out)
+    assert (rest["left"], rest["total_steps"], rest["step"], rest["branches"]) == (12, 72, 60, True)
+    assert (rest["train_samples"], rest["devices"]) == (plan["train_samples"], plan["devices"])
+    assert rest["tokens_left"] * 5 < rest["tokens_per_epoch"] * rest["total_steps"] / rest["steps_per_epoch"]
+    assert rest["parameters"] == plan["parameters"]
     branched = cli("train", "resume", "--model", "trained_model", "--checkpoint", "checkpoint_60.pt", "--json")
     assert branched.code == 0, branched.err
     branch = json.loads(branched.out)
