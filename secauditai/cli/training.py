@@ -190,7 +190,7 @@ def resume(
             check_request(folds.training)
         run_folds(folds, out, dry_run=dry_run)
         return
-    found = resolve_resume(workspace, check_name(name, "model"), checkpoint, given_settings(ctx))
+    found = resolve_resume(workspace, check_name(name, "model"), checkpoint, given_settings(ctx), address)
     for damage in found.damaged:
         out.warn(f"passed over: {damage}")
     if found.complete:

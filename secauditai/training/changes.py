@@ -8,7 +8,7 @@ from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.config.settings import TrainConfig
 from secauditai.errors import RunError
-from secauditai.training.devices import choose_devices
+from secauditai.training.devices import choose_devices_at
 from secauditai.training.recipe import Recipe
 
 DECISIVE = ("seed", "precision")
@@ -29,8 +29,10 @@ class Changes:
     notes: list[str]
 
 
-def change_settings(config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any]) -> Changes:
-    """Apply the flags of a `resume`.
+def change_settings(
+    config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any], address: str | None = None
+) -> Changes:
+    """Apply the flags of a `resume`; those about devices mean the cluster at the address, if there is one.
 
     Raises:
         RunError: when one would change the training, with both values.
@@ -58,7 +60,7 @@ def change_settings(config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any
         update["health"] = changed.health.model_dump()
     notes: list[str] = []
     if any(name in given for name in DEVICES):
-        devices = choose_devices(execution)
+        devices = choose_devices_at(address, execution)
         update |= {name: value for name, value in vars(devices).items() if name in Recipe.model_fields}
         notes += [devices.warning] if devices.warning else []
     after = Recipe.model_validate(recipe.model_dump() | update)

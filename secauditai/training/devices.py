@@ -50,6 +50,16 @@ def choose_devices(settings: ExecutionSettings, *, cpus: float | None = None, gp
     return Devices(device, world_size, threads, warning, fewest if elastic else None)
 
 
+def choose_devices_at(address: str | None, settings: ExecutionSettings) -> Devices:
+    """The same on the cluster at an address, which is connected to; on this machine without one."""
+    if address is None:
+        return choose_devices(settings)
+    from secauditai.cluster import ensure_ray
+
+    cluster = ensure_ray(address)
+    return choose_devices(settings, cpus=cluster.cpus, gpus=cluster.gpus)
+
+
 def _local_gpus(wanted: str | None) -> int:
     if wanted is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = wanted

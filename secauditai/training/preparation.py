@@ -24,7 +24,7 @@ from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
 from secauditai.tracking.store import shared_uri, tracking_uri
-from secauditai.training.devices import Devices, choose_devices, measure_precision
+from secauditai.training.devices import Devices, choose_devices_at, measure_precision
 from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.recipe import Recipe, write_recipe
 from secauditai.training.request import TrainRequest
@@ -107,12 +107,7 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
 
 def choose_request_devices(request: TrainRequest) -> Devices:
     """Devices, workers and threads of a request, here or on its cluster."""
-    if request.address is None:
-        return choose_devices(request.config.execution)
-    from secauditai.cluster import ensure_ray
-
-    cluster = ensure_ray(request.address)
-    return choose_devices(request.config.execution, cpus=cluster.cpus, gpus=cluster.gpus)
+    return choose_devices_at(request.address, request.config.execution)
 
 
 def _training_tables(dataset: Dataset) -> tuple[pa.Table, pa.Table]:

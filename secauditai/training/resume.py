@@ -77,7 +77,9 @@ class Resumption:
         return self.run
 
 
-def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[str, Any] | None = None) -> Resumption:
+def resolve_resume(
+    workspace: Path, name: str, checkpoint: str, flags: Mapping[str, Any] | None = None, address: str | None = None
+) -> Resumption:
     """Find the run and the checkpoint to go on from; nothing is written yet.
 
     Args:
@@ -85,6 +87,7 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[s
         name: the model's name.
         checkpoint: `latest`, `best`, a step, `checkpoint_1000.pt` or a path.
         flags: settings that the command line names.
+        address: the Ray cluster it goes on on, when it is not this machine.
 
     Raises:
         RunError: when there is no such run or checkpoint, it is damaged, or what decides the result has changed.
@@ -107,8 +110,9 @@ def resolve_resume(workspace: Path, name: str, checkpoint: str, flags: Mapping[s
     if recipe.initial_bundle:
         fetch(Path(recipe.initial_bundle))
     dataset = open_same_dataset(Path(run.info.dataset or ""), recipe.promise)
-    changes = change_settings(resolve_config(read_layer(run.layout.config)), recipe, flags or {})
-    _check_device(changes.recipe, run)
+    changes = change_settings(resolve_config(read_layer(run.layout.config)), recipe, flags or {}, address)
+    if address is None:
+        _check_device(changes.recipe, run)
     return Resumption(run, found, branches, tuple(damaged), changes, dataset, tuple(noted))
 
 

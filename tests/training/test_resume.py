@@ -7,6 +7,7 @@ import pytest
 from filelock import FileLock
 from training_runs import copy_run, history, new_run, weights, write_dataset
 
+from secauditai.cluster import Cluster
 from secauditai.errors import RunError
 from secauditai.files import write_json
 from secauditai.runs import Run
@@ -192,6 +193,16 @@ def test_settings_that_change_the_training_are_refused(
 ) -> None:
     with pytest.raises(RunError, match=said):
         resolve_resume(tmp_path, "m", "latest", flags)
+
+
+def test_devices_are_those_of_the_cluster_that_the_run_goes_on_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Cluster(started_here=False, startup_seconds=0.0, cpus=12, gpus=2)
+    monkeypatch.setattr("secauditai.cluster.ensure_ray", lambda address: {"auto": there}[address])
+    changes = resolve_resume(tmp_path, "m", "latest", {"num_workers": 2}, "auto").changes
+    assert changes is not None
+    assert (changes.recipe.device, changes.recipe.threads) == ("cuda", 6)
 
 
 def test_a_run_that_another_command_trains_keeps_its_settings(run: Run, tmp_path: Path) -> None:
