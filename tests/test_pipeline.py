@@ -11,12 +11,13 @@ from filelock import FileLock
 from training_runs import new_run, write_dataset
 
 from secauditai.errors import RunError
-from secauditai.pipeline import Tracking, complete, go_on
+from secauditai.pipeline import complete, go_on
 from secauditai.runs import FAILED, Run
 from secauditai.tracking.connection import OutOfReachError
 from secauditai.training.attempt import AttemptLayout, read_ranks, step_reached
 from secauditai.training.checkpoint import newest_checkpoint
 from secauditai.training.stopping import read_stop
+from secauditai.training.tracked import Tracking
 
 pytestmark = pytest.mark.slow
 

@@ -198,9 +198,9 @@ def resume(
         version = f"{name}/{info.model_version}"
         out.say(f"Run {info.run_id} is complete at step {info.total_steps} and registered as {version}.")
         out.next_step(_next_command(info))
-        from secauditai.pipeline import past_outcome
+        from secauditai.pipeline import outcome_of
 
-        out.document(past_outcome(found.run).document())
+        out.document(outcome_of(found.run).document())
         return
     summary = summarise(found)
     out.say("\n".join([describe(found), *summary.lines()]))

@@ -20,7 +20,6 @@ from secauditai import runs
 from secauditai.config.files import resolve_config
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
-from secauditai.pipeline import Tracking, is_local
 from secauditai.runs import Run, list_runs, open_run
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
@@ -32,6 +31,7 @@ from secauditai.training.preparation import plan_training, prepare_run
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.resume import check_versions
 from secauditai.training.rungs import RungRule
+from secauditai.training.tracked import Tracking, is_local
 from secauditai.tuning.ledger import FAILED, FINISHED, INTERRUPTED, STOPPED, SweepLayout, TrialRun
 
 logger = logging.getLogger("secauditai.tuning")

@@ -69,7 +69,7 @@ def test_trials_one_after_the_other_in_one_process_equal_fresh_runs(
 def test_a_training_over_before_mlflow_was_open_has_its_metrics_there(
     data: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secauditai.pipeline.TRACKING_POLL", 300.0)
+    monkeypatch.setattr("secauditai.training.tracked.TRACKING_POLL", 300.0)
     outcome = run_trial(a_task(data, workspace, tmp_path, settings={"max_steps": 2, "log_interval": 1}))
     run = open_run(Path(outcome.seeds[0]["run_dir"]))
     sent = open_store(workspace).client.get_metric_history(str(run.info.mlflow_run_id), "train/loss")
