@@ -19,3 +19,15 @@ def test_work_is_begun_once_and_waited_for() -> None:
     ahead.begin(work)
     ahead.settle()
     assert begun == [1, 2, 1, 2]
+
+
+def test_what_goes_wrong_ahead_is_left_for_the_first_use() -> None:
+    ended = list[bool]()
+
+    def work() -> None:
+        ended.append(True)
+        raise OSError("not yet")
+
+    with ahead.settled():
+        ahead.begin(work)
+    assert ended == [True]

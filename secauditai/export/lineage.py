@@ -46,7 +46,10 @@ def _dataset_problem(root: Path, bundle: Bundle) -> str:
     found = content_hash((row_digest(row) for row in table.to_pylist()), table.column("group").to_pylist())
     if found != said["dataset_hash"]:
         return f"the samples of {root} are others"
-    return "" if dataset.manifest["splits"]["hash"] == said["split_hash"] else f"{root} is split in another way"
+    split = dataset.manifest.get("splits", {}).get("hash")
+    return (
+        "" if split == said["split_hash"] else f"{root} is {'split in another way' if split else 'not split any more'}"
+    )
 
 
 def _digest_problem(path: Path, said: str) -> str:

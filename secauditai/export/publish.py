@@ -1,12 +1,10 @@
 """Publishing a finished run: bundle, graph, MLflow summary, registered version."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from secauditai.cluster import away_from_work, call_on_worker
-from secauditai.errors import SecAuditError
 from secauditai.export.onnx import export_onnx, load_exporter
 from secauditai.mirror import address_of, mirror_of
 from secauditai.models.bundle import Bundle, open_bundle, refresh_manifest
@@ -54,13 +52,9 @@ def load_publishing() -> None:
 
 
 def load_training(workspace: Path) -> None:
-    """Import what training uses, and open the store it tracks in, which takes seconds, ahead of the first time.
-
-    What goes wrong is left for the first use to raise.
-    """
+    """Import what training uses, and open the store it tracks in, which takes seconds, ahead of the first time."""
     load_transformers()
-    with suppress(SecAuditError):
-        open_store(workspace)
+    open_store(workspace)
 
 
 def save_and_export(run_root: str, progress: Progress = silent) -> dict[str, float | None]:

@@ -265,7 +265,7 @@ def prune_checkpoints(directory: Path, keep: int) -> None:
 def _try_state(checkpoint: CheckpointLayout) -> TrainState | None:
     try:
         return read_state(checkpoint)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         logger.warning("%s is damaged: %s", checkpoint.root.name, error)
         return None
 

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secauditai.data.tokens import open_token_store
+from secauditai.data.tokens import TokenStore, open_token_store
 from secauditai.data.windows import Windowing
+from secauditai.errors import DataError
 from secauditai.models.encoders import load_encoder
 from secauditai.training.devices import Devices
+from secauditai.training.memory import budget_at, read_budgets
 from secauditai.training.preparation import TrainingPlan, default_learning_rate
 from secauditai.training.resume import Resumption
 
@@ -48,14 +50,14 @@ def estimate_rest(found: Resumption) -> dict[str, Any]:
     """The same for the rest of a run, from its own recipe; token counts are exact, and None while a store is lost."""
     assert found.changes is not None
     recipe, run = found.changes.recipe, found.run
-    stores = [Path(recipe.train_store), Path(recipe.val_store)]
-    train, val = (open_token_store(store) if store.exists() else None for store in stores)
+    train, val = _store(recipe.train_store), _store(recipe.val_store)
     encoder: Any = load_encoder(Path(recipe.initial)).module
     shape = _shape_of(encoder)
     lengths = train.lengths[:, 0] if train else np.zeros(0, np.int64)
     per_epoch = _tokens(lengths, recipe.windowing) if train else None
     left = recipe.total_steps - found.step
-    micro_batch = _largest(lengths, recipe.windowing, recipe.micro_batch_tokens)
+    budget = budget_at(read_budgets(run.layout.memory), found.step + 1, recipe.micro_batch_tokens)
+    micro_batch = _largest(lengths, recipe.windowing, budget)
     memory = _bytes(shape, micro_batch, recipe.optimization.optimizer, checkpointing=recipe.gradient_checkpointing)
     return {
         "model": f"{run.info.name}, from step {found.step}",
@@ -73,6 +75,14 @@ def estimate_rest(found: Resumption) -> dict[str, Any]:
         "estimated_memory_mib_per_worker": memory // 2**20,
         "writes_to": str(run.root.parent if found.branches else run.root),
     }
+
+
+def _store(path: str) -> TokenStore | None:
+    """A token store; None when it is lost or damaged, so that going on builds it again."""
+    try:
+        return open_token_store(Path(path))
+    except DataError:
+        return None
 
 
 def _encoder_shape(plan: TrainingPlan) -> dict[str, int]:

@@ -145,7 +145,7 @@ def _run(
     notify: Notify,
     watch: Watch,
 ) -> SweepResult:
-    with _alone(ledger):
+    with _alone(ledger), ahead.settled():
         ahead.begin(partial(load_training, request.workspace))
         begin_ray(request.address)
         cluster = ensure_ray(request.address)

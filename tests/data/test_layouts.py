@@ -14,7 +14,7 @@ from secauditai.data.prepare import prepare
 from secauditai.data.readers import FORMATS, read_file
 from secauditai.data.readers.layouts import LAYOUTS, guess_layout
 from secauditai.data.readers.trees import TREES
-from secauditai.data.schema import Sample, parse_sample
+from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, parse_sample
 from secauditai.errors import DataError
 
 
@@ -132,3 +132,16 @@ def test_a_record_that_lacks_its_fields_is_refused_by_itself(tmp_path: Path) -> 
     )
     done = prepare(str(tmp_path / "d.jsonl"), tmp_path / "out", CleaningSettings(max_rejected=1.0))
     assert (done.read, done.kept, done.rejected) == (4, 1, 3)
+
+
+@pytest.mark.parametrize("metadata", ["", None, "[1]", "no json", '{"cwe": "CWE-79"}', {"cwe": "CWE-79"}])
+def test_an_export_of_a_prepared_dataset_may_hold_any_metadata(tmp_path: Path, metadata: object) -> None:
+    row = {**dict.fromkeys(SAMPLE_SCHEMA.names, "x"), "label": "safe", "severity": "none", "cluster": "k"}
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({**row, "group": "g", "metadata": metadata}))
+    (raw,) = read_file(path)
+    if metadata in ("[1]", "no json"):
+        with pytest.raises(SampleError, match="'metadata' must be a mapping"):
+            parse_sample(raw.value)
+    else:
+        assert parse_sample(raw.value).group == "g"

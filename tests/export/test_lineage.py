@@ -54,5 +54,7 @@ def test_another_split_of_the_same_samples_is_told(saved: Run, tmp_path: Path) -
 
     run = copy_run(saved, tmp_path)
     other = split_dataset(copy_dataset(open_dataset(Path(str(run.info.dataset))), tmp_path / "d"), SplitPlan(seed=99))
-    run.update(dataset=str(other.dataset.root))
-    assert results(run, open_bundle(saved.layout.bundle))["samples and splits"] == "failed"
+    unsplit = copy_dataset(open_dataset(Path(str(run.info.dataset))), tmp_path / "unsplit")
+    for dataset in (other.dataset, unsplit):
+        run.update(dataset=str(dataset.root))
+        assert results(run, open_bundle(saved.layout.bundle))["samples and splits"] == "failed"

@@ -7,9 +7,9 @@ from fault_runs import at_steps, wait_for_step
 from tracking_server import Server
 from training_runs import new_run
 
-from secauditai.pipeline import track
 from secauditai.runs import read_metrics
 from secauditai.training.launch import launch
+from secauditai.training.tracked import track
 
 pytestmark = pytest.mark.slow
 

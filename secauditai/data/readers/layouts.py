@@ -71,17 +71,25 @@ def guess_layout(record: object, path: PurePath) -> Layout:
 def _guide(record: Record, _stem: str, _number: int) -> Iterator[object]:
     """The guide's fields, as in YAML; a cell of a table may be empty, and its column `metadata` holds JSON."""
     sample = {key: value for key, value in record.items() if value is not None and value != ""}
-    if isinstance(text := sample.get("metadata"), str):
-        with contextlib.suppress(json.JSONDecodeError):
-            sample["metadata"] = json.loads(text)
+    if "metadata" in sample:
+        sample["metadata"] = _parsed(sample["metadata"])
     yield sample
+
+
+def _parsed(metadata: object) -> object:
+    """What a text says that is JSON; anything else as it is, for the schema to judge."""
+    if isinstance(metadata, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(metadata)
+    return metadata
 
 
 def _prepared(record: Record, _stem: str, _number: int) -> Iterator[object]:
     """A stored sample of a prepared dataset; what its cluster is comes out anew."""
-    metadata = json.loads(record["metadata"])
-    group = {"group": record["group"]} if record["group"] else {}
-    yield {**{key: record[key] for key in FIELDS}, "metadata": {**metadata, **group}}
+    metadata = _parsed(record["metadata"] or {})
+    if isinstance(metadata, Mapping) and record["group"]:
+        metadata = {**metadata, "group": record["group"]}
+    yield {**{key: record[key] for key in FIELDS}, "metadata": metadata}
 
 
 def _function(record: Record, stem: str, number: int) -> Iterator[object]:
