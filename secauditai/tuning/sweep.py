@@ -149,6 +149,7 @@ def _run(
         ahead.begin(partial(load_training, request.workspace))
         begin_ray(request.address)
         cluster = ensure_ray(request.address)
+        ahead.settle()  # two threads must not import transformers at a time: one would find it half made
         max_concurrent = _max_concurrent(plan)
         _begin(plan, ledger, request.workspace, progress)
         notify(_opening(ledger, max_concurrent))
