@@ -27,7 +27,7 @@ def check_lineage(run: Run, bundle: Bundle, result: Verification) -> None:
     chain: list[tuple[str, Path, bool, Callable[[], str]]] = [
         ("samples and splits", root, is_dataset(root), lambda: _dataset_problem(root, bundle)),
         ("configuration", config, config.exists(), lambda: _digest_problem(config, str(said["config_hash"]))),
-        ("checkpoint", checkpoint.root, checkpoint.root.exists(), lambda: _checkpoint_problem(checkpoint, bundle)),
+        ("checkpoint", checkpoint.root, checkpoint.manifest.exists(), lambda: _checkpoint_problem(checkpoint, bundle)),
     ]
     for name, place, exists, problem in chain:
         if not exists:
