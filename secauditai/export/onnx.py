@@ -4,28 +4,22 @@ import contextlib
 import hashlib
 import json
 import logging
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secauditai.errors import ExportError
 from secauditai.files import whole_file
 from secauditai.models.bundle import Bundle, BundleCard
 from secauditai.progress import Progress, silent
 
-if TYPE_CHECKING:
-    from torch import nn
-
 DEFAULT_OPSET = 18
 INPUTS = ("input_ids", "attention_mask")
 DIMENSIONS = ("batch", "windows", "sequence")
 """Of both inputs; a file runs with any of each."""
 CARD_KEY = "secauditai"
-EMBEDDING = "sample_embedding"
-ITS_OWN_WARNINGS = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "# The axis name: ")
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ def export_onnx(
         raise ExportError("the output exists", where=str(output), hint="Use --overwrite, or choose another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     progress("Exporting", 0, None)
-    program = _trace(bundle.load_model(), output_names(bundle.card), bundle.card.special_ids["cls"], opset)
+    program = _trace(bundle, opset)
     model = program.model_proto
     for key, value in describe(bundle).items():
         entry = model.metadata_props.add()
@@ -60,14 +54,6 @@ def export_onnx(
     with whole_file(output) as partial:
         partial.write_bytes(model.SerializeToString())
     return OnnxInfo(output, file_sha256(output), opset)
-
-
-def load_exporter() -> None:
-    """Export a smallest encoder for nothing: imports and caches make the first export of a process the longest."""
-    from secauditai.models.classifier import Embedder
-    from secauditai.models.encoders import smallest_encoder
-
-    _trace(Embedder(smallest_encoder()), [EMBEDDING], 0, DEFAULT_OPSET)
 
 
 def read_card(path: Path) -> tuple[BundleCard, dict[str, str]]:
@@ -97,7 +83,7 @@ def read_card(path: Path) -> tuple[BundleCard, dict[str, str]]:
 
 def output_names(card: BundleCard) -> list[str]:
     """The graph's outputs."""
-    return [f"logits_{task}" for task in card.heads] or [EMBEDDING]
+    return [f"logits_{task}" for task in card.heads] or ["sample_embedding"]
 
 
 def file_sha256(path: Path) -> str:
@@ -106,8 +92,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _trace(model: "nn.Module", outputs: list[str], token: int, opset: int) -> Any:
-    """The program of a model with the named outputs, for any text of tokens; `token` is one that it knows."""
+def _trace(bundle: Bundle, opset: int) -> Any:
     import torch
 
     class Graph(torch.nn.Module):
@@ -115,22 +100,22 @@ def _trace(model: "nn.Module", outputs: list[str], token: int, opset: int) -> An
 
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model = bundle.load_model()
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
             """Score."""
-            found = self.model(input_ids, attention_mask)
-            return tuple(found[name.removeprefix("logits_")] for name in outputs)
+            outputs = self.model(input_ids, attention_mask)
+            return tuple(outputs[name.removeprefix("logits_")] for name in output_names(bundle.card))
 
     # Every dimension is above 1: the exporter takes a 1 for a constant.
-    ids = torch.full((2, 3, 16), token, dtype=torch.int64)
+    ids = torch.full((2, 3, 16), bundle.card.special_ids["cls"], dtype=torch.int64)
     dimensions = dict(enumerate(DIMENSIONS))
     with _quiet(), torch.inference_mode(mode=False), torch.no_grad():
         return torch.onnx.export(
             Graph().eval(),
             (ids, torch.ones_like(ids)),
             input_names=list(INPUTS),
-            output_names=outputs,
+            output_names=output_names(bundle.card),
             dynamic_shapes={"input_ids": dimensions, "attention_mask": dimensions},
             opset_version=opset,
             dynamo=True,
@@ -154,18 +139,13 @@ def describe(bundle: Bundle) -> dict[str, str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's notes and deprecations of its own parts off the terminal."""
-    for message in ITS_OWN_WARNINGS:
-        # For good: warnings.catch_warnings is not thread-safe, and `load_exporter` may run in a thread.
-        warnings.filterwarnings("ignore", message=message)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with contextlib.ExitStack() as stack:
-            if threading.current_thread() is threading.main_thread():
-                stack.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

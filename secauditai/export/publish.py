@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secauditai.cluster import away_from_work, call_on_worker
-from secauditai.export.onnx import export_onnx, load_exporter
+from secauditai.export.onnx import export_onnx
 from secauditai.mirror import address_of, mirror_of
 from secauditai.models.bundle import Bundle, open_bundle, refresh_manifest
-from secauditai.models.encoders import load_transformers
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run, open_run
 from secauditai.tracking.registry import register_bundle
 from secauditai.tracking.runs import log_artifacts, log_summary
-from secauditai.tracking.store import open_store
 from secauditai.training.finish import save_best
 from secauditai.training.recipe import read_recipe
 
@@ -44,17 +42,6 @@ def publish(run: Run, workspace: Path, *, register_model: bool = True, progress:
         log_artifacts(workspace, mlflow_run_id, [run.layout.config])
     progress("Registering", 0, None)
     return Published(bundle, register(run, workspace) if register_model else None, metrics)
-
-
-def load_publishing() -> None:
-    """Import what `publish` uses, which takes seconds, ahead of the first time."""
-    load_exporter()
-
-
-def load_training(workspace: Path) -> None:
-    """Import what training uses, and open the store it tracks in, which takes seconds, ahead of the first time."""
-    load_transformers()
-    open_store(workspace)
 
 
 def save_and_export(run_root: str, progress: Progress = silent) -> dict[str, float | None]:

@@ -94,17 +94,6 @@ def build_encoder(size: str, *, tokenizer: CodeTokenizer, max_length: int, dropo
     return LoadedEncoder(module, tokenizer, {"scratch": size, "hub_id": None, "commit": None, "path": None})
 
 
-def smallest_encoder() -> nn.Module:
-    """An encoder of the kind that `build_encoder` makes, of next to no size."""
-    from transformers import RobertaConfig
-
-    _, roberta = load_transformers()
-    config = RobertaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_attention_heads=1, num_hidden_layers=1)
-    with _seeded(0):
-        module: nn.Module = roberta(config, add_pooling_layer=False)
-    return module.eval()
-
-
 def save_encoder(module: nn.Module, tokenizer: CodeTokenizer, directory: Path) -> None:
     """Save encoder and tokenizer in Hugging Face layout, weights as safetensors."""
     with _quiet():

@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from secauditai import ahead, runs
-from secauditai.cluster import Capacity, begin_ray, ensure_ray, read_capacity
+from secauditai import runs
+from secauditai.cluster import Capacity, ensure_ray, read_capacity
 from secauditai.config.files import NamedConfigs, parse_layer
 from secauditai.doctor.preflight import check_sweep
 from secauditai.errors import ConfigError, RunError
-from secauditai.export.publish import load_publishing, load_training, publish, register
+from secauditai.export.publish import publish, register
+from secauditai.models.encoders import load_transformers
 from secauditai.progress import Progress, silent
 from secauditai.runs import open_run
+from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
 from secauditai.training.preparation import tokenise
 from secauditai.tuning.ledger import FAILED, FINISHED, INTERRUPTED, RUNNING, Ledger, Trial, find_sweep
@@ -145,26 +146,18 @@ def _run(
     notify: Notify,
     watch: Watch,
 ) -> SweepResult:
-    with _alone(ledger), ahead.settled():
-        ahead.begin(partial(load_training, request.workspace))
-        begin_ray(request.address)
-        cluster = ensure_ray(request.address)
-        ahead.settle()  # two threads must not import transformers at a time: one would find it half made
+    with _alone(ledger):
+        with _importing():
+            cluster = ensure_ray(request.address)
         max_concurrent = _max_concurrent(plan)
         _begin(plan, ledger, request.workspace, progress)
         notify(_opening(ledger, max_concurrent))
-
-        def told(ledger: Ledger, ended: Trial | None) -> None:
-            if ended is not None:
-                ahead.begin(load_publishing)  # not before: until then the trials' processes import
-            watch(ledger, ended)
-
         queue = TrialQueue(
             ledger,
             max_concurrent=max_concurrent,
             max_failures=plan.training.request.config.execution.max_failures,
             deadline=None if time_budget is None else started + time_budget,
-            watch=told,
+            watch=watch,
         )
         try:
             with _stop_on_signals(queue):
@@ -174,7 +167,6 @@ def _run(
                 again = f"`secauditai train tune --resume {ledger.sweep_id}` goes on"
                 notify(f"Stopped after {ledger.ended} of {ledger.num_samples} trials; {again}")
                 raise KeyboardInterrupt
-            ahead.settle()
             _finish(ledger, request.workspace, queue.stopped_for, progress, notify)
         finally:
             if ledger.status == RUNNING:
@@ -182,6 +174,22 @@ def _run(
             finish_run(request.workspace, ledger.mlflow_run_id, _run_status(ledger.status))
     seconds = time.monotonic() - started - cluster.startup_seconds
     return SweepResult(ledger, max_concurrent, seconds, cluster.startup_seconds)
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Import what this process needs of large libraries, while Ray's processes start."""
+
+    def load() -> None:
+        load_mlflow()
+        load_transformers()
+
+    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _run_status(status: str) -> str:
