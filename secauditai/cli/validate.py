@@ -1,5 +1,6 @@
 """`train validate`: what is wrong with some data, its quality report, and gates for continuous integration."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from shlex import quote
@@ -151,16 +152,16 @@ def _show(result: "Validation", dataset: str, out: Output) -> None:
 
 def _gone_before(spec: str) -> str:
     """What became of the samples that a prepared dataset was made from and does not hold; "" for raw data."""
-    from secauditai.data.dataset import is_dataset, open_dataset
+    from secauditai.data.dataset import DatasetLayout, is_dataset
 
     if not is_dataset(Path(spec)):
         return ""
-    dataset = open_dataset(Path(spec))
-    reasons = dict(dataset.manifest["rejected_reasons"])
-    parts = [f"{count} refused ({reason})" for reason, count in reasons.items()]
-    if merged := dataset.manifest["duplicates"]:
+    layout = DatasetLayout(Path(spec))
+    manifest = json.loads(layout.manifest.read_text(encoding="utf-8"))  # `validate` has compared all files with it
+    parts = [f"{count} refused ({reason})" for reason, count in manifest["rejected_reasons"].items()]
+    if merged := manifest["duplicates"]:
         parts.append(f"{merged} merged as duplicates")
-    return f"Left out before: {', '.join(parts)}; {dataset.layout.rejected} lists the refused" if parts else ""
+    return f"Left out before: {', '.join(parts)}; {layout.rejected} lists the refused" if parts else ""
 
 
 def _next_step(dataset: str, result: "Validation", out: Output) -> None:
