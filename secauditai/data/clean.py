@@ -63,7 +63,7 @@ def clean(keys: pa.Table, conflicts: str = "drop") -> Cleaned:
     """Sort out samples: unique ids, no exact duplicates, no code with both labels outside one group.
 
     Args:
-        keys: as `parse.KEY_SCHEMA`.
+        keys: as `parts.KEY_SCHEMA`.
         conflicts: what becomes of the same code with both labels: drop, keep, or keep the label that most of them have.
     """
     cleaned = Cleaned(keys, np.zeros(0, np.int64), [])

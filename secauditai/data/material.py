@@ -19,7 +19,7 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import Cleaned, Merge, Rejection
 from secauditai.data.dataset import STORED_SCHEMA, Dataset, DatasetLayout, is_dataset, open_dataset, read_parts
 from secauditai.data.findings import Validation
-from secauditai.data.parse import open_part
+from secauditai.data.parts import open_part
 from secauditai.data.prepare import cluster, open_source, parse_and_clean, write_dataset
 from secauditai.data.tasks import Runner
 from secauditai.data.validate import validate_cleaned, validate_dataset

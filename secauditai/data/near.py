@@ -6,7 +6,7 @@ similarity of the token sets decides. Nothing is removed: near duplicates are cl
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,15 +38,17 @@ class TokenSets:
     def __init__(self) -> None:
         self._known = _Hashes()
 
-    def __call__(self, code: str) -> UInt64:
-        """The sorted hashes (64 bit) of the distinct tokens of some code."""
-        if len(self._known) > MAX_KNOWN:
-            self._known.clear()
-        tokens = (ASCII_TOKEN if code.isascii() else TOKEN).findall(code)
-        distinct = set(map(self._known.__getitem__, tokens))
-        found = np.fromiter(distinct, np.uint64, len(distinct))
-        found.sort()
-        return found
+    def __call__(self, codes: Iterable[str]) -> tuple[UInt64, Int64]:
+        """The hashes of the distinct tokens of each code, one after another, and (codes + 1,) where each begins."""
+        hashes: list[int] = []
+        starts = [0]
+        for code in codes:
+            if len(self._known) > MAX_KNOWN:
+                self._known.clear()
+            tokens = set((ASCII_TOKEN if code.isascii() else TOKEN).findall(code))
+            hashes.extend(map(self._known.__getitem__, tokens))
+            starts.append(len(hashes))
+        return np.array(hashes, np.uint64), np.array(starts, np.int64)
 
 
 class _Hashes(dict[str, int]):
@@ -60,14 +62,12 @@ def near_columns(token_sets: TokenSets, codes: Sequence[str]) -> pa.Table:
     """What clustering needs of some samples: `tokens`, their token sets, and one column of hashes per band."""
     from rensa import RMinHash
 
-    sets = [token_sets(code) for code in codes]
-    offsets = np.concatenate([[0], np.cumsum([len(found) for found in sets])]).astype(np.int64)
-    flat = np.concatenate(sets) if sets else np.zeros(0, np.uint64)
+    flat, offsets = token_sets(codes)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
         flat, offsets.astype(np.uint64), BANDS * ROWS, SIGNATURE_SEED
     )
-    signatures = np.asarray(matrix.to_rows(), dtype=np.uint64).reshape(len(sets), BANDS, ROWS)
-    mixed = np.zeros((len(sets), BANDS), np.uint64)
+    signatures = np.asarray(matrix.to_rows(), dtype=np.uint64).reshape(len(codes), BANDS, ROWS)
+    mixed = np.zeros((len(codes), BANDS), np.uint64)
     for row in range(ROWS):
         mixed = (mixed ^ signatures[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)

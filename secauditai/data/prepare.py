@@ -32,7 +32,8 @@ from secauditai.data.dataset import (
     write_table,
 )
 from secauditai.data.near import NearSource
-from secauditai.data.parse import BUILT_IN, open_part, parse_all, write_part
+from secauditai.data.parse import BUILT_IN, parse_all
+from secauditai.data.parts import near_file, open_part, write_part
 from secauditai.data.readers import Source, existing_path, find_source
 from secauditai.data.refine import CHANGES
 from secauditai.data.remote import list_remote
@@ -142,7 +143,7 @@ def cluster(cleaned: Cleaned, settings: CleaningSettings) -> list[str]:
     if not settings.near_duplicates:
         return name_clusters(ids, cleaned.groups)
     part = cleaned.column("part").combine_chunks()
-    tables = [open_part(Path(path).with_suffix(".near")) for path in part.dictionary.to_pylist()]
+    tables = [open_part(near_file(Path(path))) for path in part.dictionary.to_pylist()]
     source = NearSource(
         tables, part.indices.to_numpy().astype(np.int64), cleaned.column("row").to_numpy().astype(np.int64)
     )

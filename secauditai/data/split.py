@@ -37,7 +37,7 @@ from secauditai.data.dataset import (
     write_manifest,
     write_table,
 )
-from secauditai.data.parse import open_part, write_part
+from secauditai.data.parts import open_part, write_part
 from secauditai.data.replacing import replacing, staging_beside
 from secauditai.data.schema import row_digest
 from secauditai.data.tasks import HERE, Runner

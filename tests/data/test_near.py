@@ -91,10 +91,19 @@ def test_jaccard_is_exact() -> None:
 
 
 def test_token_sets_ignore_layout_and_keep_names_and_literals_apart() -> None:
-    sets = TokenSets()
-    assert sets("if (a){ return 'x'; }").tolist() == sets("if(a)\n{\n  return 'x';\n}").tolist()
-    assert sets("f(a)").tolist() != sets("f(b)").tolist()
-    assert sets('f("a b")').tolist() != sets('f("a c")').tolist()
+    def tokens(code: str) -> set[int]:
+        return set(TokenSets()([code])[0].tolist())
+
+    assert tokens("if (a){ return 'x'; }") == tokens("if(a)\n{\n  return 'x';\n}")
+    assert tokens("f(a)") != tokens("f(b)")
+    assert tokens('f("a b")') != tokens('f("a c")')
+
+
+def test_token_sets_of_several_codes_stand_one_after_another() -> None:
+    hashes, starts = TokenSets()(["a b a", "", "b"])
+    assert starts.tolist() == [0, 2, 2, 3]
+    assert len(set(hashes[:2].tolist())) == 2
+    assert hashes[2] in hashes[:2]
 
 
 @settings(max_examples=200)

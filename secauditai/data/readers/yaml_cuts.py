@@ -14,7 +14,8 @@ import numpy as np
 
 HEAD = 1 << 16
 """Bytes in which the first sample must start."""
-BLOCK = 1 << 24
+BLOCK = 1 << 18
+"""Bytes looked at together; they stay in a processor's cache."""
 NEWLINE = 10
 FIRST_ITEM = re.compile(rb"^(?:samples:[ \t]*(?:#[^\n]*)?\r?\n(?:[ \t]*(?:#[^\n]*)?\r?\n)*)?( *)- ", re.MULTILINE)
 ODD_BREAKS = (b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
