@@ -202,13 +202,14 @@ def away_from_work() -> bool:
     return bool(kept) and ray.get_runtime_context().get_node_id() not in kept
 
 
-def call_on_worker(function: Callable[..., Result], *arguments: object, cpus: float) -> Result:
+def call_on_worker(function: Callable[..., Result], *arguments: object, cpus: float, gpus: int = 0) -> Result:
     """Call a function as a task where work goes.
 
     Args:
         function: a module's function; takes and returns plain data.
         arguments: what it gets.
         cpus: what it would like; it gets no more than the largest node has.
+        gpus: what it needs.
 
     Raises:
         SecAuditError: the function's own.
@@ -216,7 +217,7 @@ def call_on_worker(function: Callable[..., Result], *arguments: object, cpus: fl
     import ray
 
     most = max(node.cpus for node in work_nodes(alive_nodes()))
-    task = ray.remote(function).options(num_cpus=min(cpus, most), label_selector=work_labels())
+    task = ray.remote(function).options(num_cpus=min(cpus, most), num_gpus=gpus, label_selector=work_labels())
     try:
         found: Result = ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:

@@ -173,7 +173,7 @@ class ExecutionSettings(Section):
     )
     threads: int | Literal["auto"] = Field("auto", description="CPU threads per worker; auto shares the cores.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Arithmetic of the forward pass; auto measures on the machine of the command."
+        "auto", description="Arithmetic of the forward pass; auto measures where it trains."
     )
     micro_batch_tokens: int = Field(
         8192, ge=16, description="Tokens per forward pass; a memory knob, not a training setting."

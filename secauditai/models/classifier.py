@@ -1,11 +1,14 @@
 """The classifier: an encoder, pooling over tokens and windows, and a linear head per task."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 POOLINGS = ("mean_max", "cls")
+TOKENS_AT_ONCE = 16_384
+"""Padded tokens that are encoded together where no gradients are wanted."""
 
 
 class VulnerabilityClassifier(nn.Module):
@@ -86,6 +89,22 @@ class Embedder(nn.Module):
         """(batch, windows, hidden), (batch, windows) -> `sample_embedding` (batch, hidden): the mean over windows."""
         mask = window_mask.to(vectors.dtype).unsqueeze(-1)
         return {"sample_embedding": (vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)}
+
+
+def score_in_chunks(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    """What a model's `forward` returns, without gradients, in memory that the number of windows does not change."""
+    batch, windows, sequence = input_ids.shape
+    rows = max(1, TOKENS_AT_ONCE // sequence)
+    ids, mask = input_ids.reshape(-1, sequence), attention_mask.reshape(-1, sequence)
+    with torch.inference_mode():
+        chunks = [
+            model.encode_windows(ids[start : start + rows], mask[start : start + rows])
+            for start in range(0, batch * windows, rows)
+        ]
+        outputs: dict[str, Tensor] = model.classify(
+            torch.cat(chunks).reshape(batch, windows, -1), attention_mask[:, :, 0]
+        )
+    return outputs
 
 
 def pool_tokens(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:

@@ -43,17 +43,10 @@ class TorchScorer:
 
     def __call__(self, input_ids: Int64, attention_mask: Int64) -> dict[str, Float32]:
         """Encode the windows in chunks, then pool and classify."""
-        torch, (batch, windows, sequence) = self._torch, input_ids.shape
-        rows = max(1, TOKENS_PER_BATCH // sequence)
-        with torch.inference_mode():
-            ids = torch.from_numpy(input_ids.reshape(-1, sequence)).to(self._device)
-            mask = torch.from_numpy(attention_mask.reshape(-1, sequence)).to(self._device)
-            chunks = [
-                self._model.encode_windows(ids[start : start + rows], mask[start : start + rows])
-                for start in range(0, batch * windows, rows)
-            ]
-            vectors = torch.cat(chunks).reshape(batch, windows, -1)
-            outputs = self._model.classify(vectors, mask.reshape(batch, windows, sequence)[:, :, 0])
+        from secauditai.models.classifier import score_in_chunks
+
+        ids, mask = (self._torch.from_numpy(values).to(self._device) for values in (input_ids, attention_mask))
+        outputs = score_in_chunks(self._model, ids, mask)
         return {name: value.float().cpu().numpy() for name, value in outputs.items()}
 
 

@@ -88,6 +88,16 @@ def measure_precision(device: str) -> str:
         torch.set_num_threads(before)
 
 
+def measure_precision_at(address: str | None, device: str) -> str:
+    """The same on the cluster at an address, on one of the nodes that training goes to."""
+    if address is None:
+        return measure_precision(device)
+    from secauditai.cluster import call_on_worker, ensure_ray
+
+    ensure_ray(address)
+    return call_on_worker(measure_precision, device, cpus=1, gpus=int(device == "cuda"))
+
+
 def _speedup(device: str, shape: tuple[int, int, int]) -> float:
     """How many times faster bf16 is than fp32."""
     import torch

@@ -248,8 +248,10 @@ class Loop:
             raise finding.error(self._last_good())
 
     def _last_good(self) -> str:
+        """The newest checkpoint, once the leading rank has written what is on its way; all ranks ask together."""
         if self.journal is not None:
             self.journal.settle()
+        self.rank.sum(torch.zeros(1, device=self.rank.device))
         return name_of_newest(self.layout.checkpoints)
 
     def _budget(self) -> int:

@@ -17,6 +17,7 @@ from secauditai.data.plan import MicroBatch
 from secauditai.data.schema import TASK_COLUMNS
 from secauditai.data.tokens import TokenStore
 from secauditai.data.windows import Windowing
+from secauditai.models.classifier import score_in_chunks
 from secauditai.training.recipe import Recipe
 
 IGNORED = -1
@@ -88,7 +89,7 @@ class Classification:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The logits of all heads, side by side."""
-        logits = model(batch.input_ids, batch.attention_mask)
+        logits = score_in_chunks(model, batch.input_ids, batch.attention_mask)
         return torch.cat([logits[task].float() for task in self.heads], dim=1)
 
     def split(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:

@@ -24,7 +24,7 @@ from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
 from secauditai.tracking.store import shared_uri, tracking_uri
-from secauditai.training.devices import Devices, choose_devices_at, measure_precision
+from secauditai.training.devices import Devices, choose_devices_at, measure_precision_at
 from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.recipe import Recipe, write_recipe
 from secauditai.training.request import TrainRequest
@@ -305,7 +305,9 @@ def selection_metric(plan: TrainingPlan) -> str:
 
 def _recipe(plan: TrainingPlan) -> dict[str, Any]:
     config, devices = plan.request.config, plan.devices
-    execution, precision = config.execution, config.execution.precision
+    execution, precision = config.execution, str(config.execution.precision)
+    if precision == "auto":
+        precision = measure_precision_at(plan.request.address, devices.device)
     return {
         "dropout": config.architecture.dropout,
         "max_length": config.input.max_length,
@@ -321,7 +323,7 @@ def _recipe(plan: TrainingPlan) -> dict[str, Any]:
         "device": devices.device,
         "world_size": devices.world_size,
         "threads": devices.threads,
-        "precision": measure_precision(devices.device) if precision == "auto" else precision,
+        "precision": precision,
         "micro_batch_tokens": execution.micro_batch_tokens,
         "gradient_checkpointing": execution.gradient_checkpointing,
         "checkpoint_interval": execution.checkpoint_interval,

@@ -14,6 +14,7 @@ from secauditai.data.tokens import open_token_store
 from secauditai.metrics import Scores, compute_metrics
 from secauditai.models.predict import softmax
 from secauditai.training.health import Decided, most_decided
+from secauditai.training.memory import check_divisible, is_out_of_memory
 from secauditai.training.objectives import IGNORED, Classification, build_objective
 from secauditai.training.rank import Rank
 from secauditai.training.recipe import Recipe
@@ -71,13 +72,25 @@ class Validator:
         self.model.eval()
         with torch.inference_mode():
             for batch in assign(self.plan, self.rank.world_size)[self.rank.index]:
-                with self.rank.autocast():
-                    values = self.objective.outputs(self.model, load_batch(batch, self.store, self.recipe, self.rank))
-                results[torch.from_numpy(batch.samples).to(self.rank.device)] = values.float()
+                results[torch.from_numpy(batch.samples).to(self.rank.device)] = self._score(batch)
                 self.rank.pulse.beat()
         self.model.train(training)
         self.rank.sum(results)
         return results.cpu().numpy()
+
+    def _score(self, batch: MicroBatch) -> torch.Tensor:
+        """What the objective keeps of a micro-batch.
+
+        Raises:
+            RunError: naming the sample, when one alone does not fit into memory; a smaller budget would not help.
+        """
+        try:
+            with self.rank.autocast():
+                return self.objective.outputs(self.model, load_batch(batch, self.store, self.recipe, self.rank)).float()
+        except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                check_divisible([batch], self.store)
+            raise
 
 
 def decided_classes(objective: Classification, outputs: npt.NDArray[np.float32]) -> dict[str, Decided]:

@@ -13,7 +13,7 @@ from secauditai.config.spaces import Space
 from secauditai.errors import ConfigError
 from secauditai.metrics import METRICS
 from secauditai.progress import Progress, silent
-from secauditai.training.devices import measure_precision
+from secauditai.training.devices import measure_precision_at
 from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.rungs import rung_samples
@@ -266,7 +266,7 @@ def _fixed(layer: Mapping[str, Any], training: TrainingPlan, resources: TrialRes
     if training.model.bundle is not None and not isinstance(layer.get("model"), Space):
         fixed["model"] = str(training.model.bundle)
     if config.execution.precision == "auto" and training.devices.device == "cpu":
-        fixed["precision"] = measure_precision("cpu")
+        fixed["precision"] = measure_precision_at(training.request.address, "cpu")
     return fixed
 
 

@@ -9,10 +9,11 @@ from tiny_hub import COMMIT, LINES, write_tiny_hub
 
 from secauditai.data.windows import Windowing
 from secauditai.errors import ModelError
+from secauditai.models import classifier as classifiers
 from secauditai.models.baseline import fit_baseline, load_baseline
 from secauditai.models.bundle import BundleCard, open_bundle, save_bundle
 from secauditai.models.catalogue import SIZES, catalogue_file, estimate_parameters, open_catalogue
-from secauditai.models.classifier import VulnerabilityClassifier
+from secauditai.models.classifier import VulnerabilityClassifier, score_in_chunks
 from secauditai.models.encoders import LoadedEncoder, build_encoder, check_max_length, load_encoder, save_encoder
 from secauditai.models.masked_language import build_masked_language_model, save_head_state
 from secauditai.models.predict import TorchScorer, score
@@ -215,3 +216,25 @@ def test_the_card_refuses_what_it_does_not_know(tmp_path: Path, encoder: LoadedE
     text = json.loads(card_of(encoder.tokenizer).model_dump_json())
     with pytest.raises(ValueError, match="extra"):
         BundleCard.model_validate({**text, "surprise": 1})
+
+
+def test_scoring_in_chunks_is_scoring_at_once(
+    classifier: VulnerabilityClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.randint(5, 300, (3, 7, 16))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    mask[2, :, 9:] = 0
+    encoded = []
+    encode = classifier.encode_windows
+
+    def counted(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(input_ids))
+        return encode(input_ids, attention_mask)
+
+    monkeypatch.setattr(classifier, "encode_windows", counted)
+    monkeypatch.setattr(classifiers, "TOKENS_AT_ONCE", 4 * 16)
+    chunked = score_in_chunks(classifier, ids, mask)
+    assert encoded == [4, 4, 4, 4, 4, 1]
+    for task, logits in classifier(ids, mask).items():
+        torch.testing.assert_close(chunked[task], logits, rtol=1e-5, atol=1e-5)

@@ -205,6 +205,19 @@ def test_devices_are_those_of_the_cluster_that_the_run_goes_on_on(
     assert (changes.recipe.device, changes.recipe.threads) == ("cuda", 6)
 
 
+def test_a_run_on_a_cuda_device_does_not_go_on_without_one_unasked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    recipe = json.loads(run.layout.recipe.read_text())
+    write_json(run.layout.recipe, {**recipe, "device": "cuda"})
+    with pytest.raises(RunError, match="trains on a CUDA device, and there is none here"):
+        resolve_resume(tmp_path, "m", "latest")
+    found = resolve_resume(tmp_path, "m", "latest", {"gpu": "0"})
+    assert found.changes is not None
+    assert found.changes.recipe.device == "cpu"
+
+
 def test_a_run_that_another_command_trains_keeps_its_settings(run: Run, tmp_path: Path) -> None:
     found = resolve_resume(tmp_path, "m", "latest", {"max_failures": 7})
     before = run.layout.config.read_bytes(), run.layout.recipe.read_bytes()

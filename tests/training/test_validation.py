@@ -1,0 +1,35 @@
+"""Validation during training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import new_run, write_dataset
+
+from secauditai.errors import RunError
+from secauditai.training.model import build_model
+from secauditai.training.objectives import Batch
+from secauditai.training.rank import Rank
+from secauditai.training.recipe import read_recipe
+from secauditai.training.validation import Validator
+
+HERE = Rank(0, 1, torch.device("cpu"), "fp32")
+
+
+def test_a_validation_sample_that_does_not_fit_into_memory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_recipe(new_run(write_dataset(tmp_path), tmp_path / "workspace").layout.recipe)
+    validator = Validator(recipe, HERE, build_model(recipe))
+
+    def exhausted(_model: object, _batch: Batch) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(validator.objective, "outputs", exhausted)
+    with pytest.raises(RuntimeError, match="can't allocate"):  # of several samples, fewer at a time may fit
+        validator.outputs()
+    validator.resize(1)
+    with pytest.raises(RunError, match=r"sample sample_\d+_[sv] alone does not fit") as refused:
+        validator.outputs()
+    named = str(refused.value).split()[1]
+    assert named in validator.store.samples.column("id").to_pylist()
