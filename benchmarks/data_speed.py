@@ -61,36 +61,38 @@ def seconds_of(command: list[str]) -> float:
     return time.monotonic() - started
 
 
-def prepare(path: Path, output: Path, *options: str) -> tuple[dict[str, float], float, float]:
-    """The JSON of `prepare`, its wall time, and the largest resident memory of any of its processes in GiB."""
+def prepare(path: Path, output: Path, *options: str) -> tuple[dict[str, float], float, "_Watch"]:
+    """The JSON of `prepare`, its wall time, and who watched the memory of its processes."""
     started = time.monotonic()
     command = [*SECAUDITAI, "prepare", "--dataset", str(path), "--output", str(output), "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         watch = _Watch(process.pid)
         out = process.communicate()[0]
-        peak = watch.stop()
-    return json.loads(out), time.monotonic() - started, peak
+        watch.stop()
+    return json.loads(out), time.monotonic() - started, watch
 
 
 class _Watch:
-    """Samples the resident memory of a process and its descendants, shared memory left out."""
+    """Samples the resident memory of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
-        self._root, self._peak, self._done = psutil.Process(pid), 0.0, threading.Event()
+        self._root, self._done = psutil.Process(pid), threading.Event()
+        self.resident, self.private = 0.0, 0.0
+        """The most that one process had, in GiB; private leaves out libraries, mapped files and Ray's store."""
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def stop(self) -> float:
+    def stop(self) -> None:
         self._done.set()
         self._thread.join()
-        return self._peak
 
     def _run(self) -> None:
         while not self._done.wait(0.2):
             try:
                 for process in (self._root, *self._root.children(recursive=True)):
                     memory = process.memory_info()
-                    self._peak = max(self._peak, (memory.rss - memory.shared) / 2**30)
+                    self.resident = max(self.resident, memory.rss / 2**30)
+                    self.private = max(self.private, (memory.rss - memory.shared) / 2**30)
             except psutil.NoSuchProcess:
                 continue
 
@@ -162,11 +164,11 @@ def measure_memory(work: Path) -> None:
     for megabytes in (200, 2000):
         path = work / f"{megabytes}.yaml"
         write_yaml(path, megabytes)
-        found, wall, peak = prepare(path, work / "out", "--overwrite")
+        found, wall, watch = prepare(path, work / "out", "--overwrite")
         times[megabytes] = found["seconds"]
         print(
             f"prepare of {megabytes} MB: {found['seconds']:.1f} s (wall {wall:.1f} s), {found['kept']} samples kept, "
-            f"largest process {peak:.2f} GiB resident (shared memory left out)",
+            f"largest process {watch.resident:.2f} GiB resident, {watch.private:.2f} GiB of it not shared",
             flush=True,
         )
         path.unlink()

@@ -1,12 +1,12 @@
 """`train prepare` and `split`: from raw samples to a split dataset."""
 
 import time
-from collections import Counter
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output, duration
@@ -14,7 +14,7 @@ from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.config.settings import CleaningSettings
-from secauditai.errors import DataError
+from secauditai.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from secauditai.data.split import Split
@@ -128,7 +128,7 @@ def split(
     \b
     Examples:
       secauditai train split --dataset training_data --train 0.8 --val 0.1 --test 0.1
-      secauditai train split --dataset training_data --by-time commit_date
+      secauditai train split --dataset training_data --by-time time
       secauditai train split --dataset grown_data --extend training_data
     """
     from secauditai.data.dataset import is_dataset, open_dataset
@@ -139,6 +139,7 @@ def split(
     out = Output(as_json=as_json)
     ratios = {"train": train, "val": val, "test": test}
     check_ratios(ratios)
+    _refuse_ratios(ctx, list(ratios))
     root = Path(dataset)
     clear_leftovers(root)
     if not is_dataset(root):
@@ -156,13 +157,23 @@ def split(
     out.document({**counts, "bridges": result.bridges, "drift": result.drift})
 
 
+def _refuse_ratios(ctx: click.Context, names: list[str]) -> None:
+    """Refuse ratios on the command line of a way that takes none."""
+    ways = [f"--{name}" for name in ("folds", "predefined") if ctx.params[name]]
+    given = [f"--{name}" for name in names if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if ways and given:
+        hint = (
+            "Folds are of equal size." if ways[0] == "--folds" else "The metadata says which split each sample is in."
+        )
+        raise ConfigError(f"{', '.join(given)} cannot be combined with {ways[0]}", hint=hint)
+
+
 def _show_split(out: Output, result: "Split") -> None:
     for warning in result.warnings:
         out.warn(warning)
     total = max(1, sum(result.counts.values()))
     for name, count in result.counts.items():
-        labels = Counter(result.dataset.table(name).column("label").to_pylist())
-        shown = ", ".join(f"{n} {label}" for label, n in sorted(labels.items()))
+        shown = ", ".join(f"{n} {label}" for label, n in sorted(result.labels[name].items()))
         moved = f"; {result.drift[name]:+.1%} from its ratio" if name in result.drift else ""
         out.say(f"  {name}: {count} samples ({count / total:.1%}; {shown}{moved})")
     if result.bridges:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secauditai.cli.app import EXIT_ERROR, EXIT_GATE
-from secauditai.cli.data import cleaning_options, dataset_option
+from secauditai.cli.data import CLEANING, dataset_option
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output
 from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import resolve_config
-from secauditai.config.leaves import did_you_mean
+from secauditai.config.leaves import did_you_mean, leaves
 from secauditai.config.settings import TrainConfig
 from secauditai.data.findings import KINDS, count_findings
 from secauditai.progress import Progress
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from secauditai.data.findings import Validation
 
 SHOWN_FINDINGS = 20
+READING = tuple(name for name in CLEANING if name != "max_rejected")
+"""Settings about how raw data is read; `validate` tells what is refused, however much it is."""
+MEASURING = ("near_duplicates", "similarity", "max_length", "seed")
+"""Settings that only change what costs more: the report, JSON and gates."""
 
 
 def _parse_kinds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -47,8 +52,8 @@ def _parse_kinds(_ctx: click.Context, _param: click.Parameter, value: str | None
     callback=_parse_kinds,
     help=f"Exit with 3 when there is a finding of these kinds: {', '.join(KINDS)}.",
 )
-@cleaning_options
-@setting_options("max_length", "seed")
+@click.option("--all-findings", is_flag=True, help=f"Print every finding, not only the first {SHOWN_FINDINGS}.")
+@setting_options(*READING, "max_length", "seed", aliases={"data_format": "--format"})
 @address_option
 @json_option
 @click.pass_context
@@ -58,6 +63,7 @@ def validate(
     dataset: str,
     report: Path | None,
     fail_on: tuple[str, ...],
+    all_findings: bool,
     address: str | None,
     as_json: bool,
 ) -> None:
@@ -72,13 +78,15 @@ def validate(
       secauditai train validate --dataset training_data --fail-on leak,conflict,error
     """
     out = Output(as_json=as_json)
-    config = resolve_config(given_settings(ctx))
+    given = given_settings(ctx)
+    _refuse_idle(given, dataset, measures=bool(report or as_json or fail_on))
+    config = resolve_config(given)
     with out.progress() as progress:
         if report or as_json or fail_on:
             result, more = _examine(dataset, config, report, fail_on, address, as_json, progress)
         else:
             result, more = _check(dataset, config, address, progress), {}
-    _show(result, dataset, out)
+    _show(result, dataset, out, limit=None if all_findings else SHOWN_FINDINGS)
     if report:
         out.say(f"Wrote {report.absolute()}, about the quality of {dataset}")
     if "leak" in fail_on and count_findings(result.findings, "not_split"):
@@ -92,6 +100,22 @@ def validate(
         ctx.exit(EXIT_GATE)
     if not result.ok:
         ctx.exit(EXIT_ERROR)
+
+
+def _refuse_idle(given: Mapping[str, Any], dataset: str, *, measures: bool) -> None:
+    """Refuse settings that would change nothing.
+
+    Raises:
+        click.UsageError: naming them.
+    """
+    from secauditai.data.dataset import is_dataset
+
+    idle = [] if measures else [name for name in MEASURING if name in given]
+    why = "needs --report, --json or --fail-on"
+    if is_dataset(Path(dataset)) and (about_raw := [name for name in READING if name in given]):
+        idle, why = about_raw, f"is about raw data, and {dataset} is prepared"
+    if idle:
+        raise click.UsageError(f"{', '.join(leaves()[name].flag for name in idle)} {why}.")
 
 
 def _check(dataset: str, config: TrainConfig, address: str | None, progress: Progress) -> "Validation":
@@ -134,14 +158,17 @@ def _examine(
     return result, {"quality": quality.document, **({"report": str(report.absolute())} if report else {})}
 
 
-def _show(result: "Validation", dataset: str, out: Output) -> None:
-    shown = [finding for finding in result.findings if finding.reason != "noise"][:SHOWN_FINDINGS]
+def _show(result: "Validation", dataset: str, out: Output, *, limit: int | None) -> None:
+    listed = result.findings if limit is None else [found for found in result.findings if found.reason != "noise"]
+    shown = listed[:limit]
     for finding in shown:
         sample = f" sample {finding.id}" if finding.id else ""
         out.say(f"{finding.where}:{sample} {finding.level}: {finding.message} [{finding.reason}]")
     every, told = ((Counter(f"{f.level} {f.reason}" for f in findings)) for findings in (result.findings, shown))
     if rest := every - told:
-        out.say("… and " + ", ".join(f"{count} × {what}" for what, count in rest.items()) + "; --json lists all")
+        out.say(
+            "… and " + ", ".join(f"{count} × {what}" for what, count in rest.items()) + "; --all-findings names them"
+        )
     warnings = len(result.findings) - result.errors
     out.say(f"{result.kept} of {result.read} samples are good; {result.errors} errors, {warnings} warnings")
     if gone := _gone_before(dataset):

@@ -1,4 +1,4 @@
-"""Which split every cluster goes to: at random but stratified, by time, by project, as given, or as in an older split.
+"""Which split every cluster goes to: at random but stratified, by time, by project, or as given.
 
 Every way is a function of the clusters and the seed, not of the order of the input.
 """
@@ -30,7 +30,10 @@ class Member:
     stratum: str
     """Label and category."""
     metadata: str
-    """JSON."""
+    """JSON; `{}` where no metadata is needed."""
+    group: str = ""
+    code: bytes = b""
+    """The `schema.code_key` of its code, where an older split is carried over."""
 
     def value(self, key: str) -> object:
         """A value of the metadata; None when it is not there."""
@@ -64,7 +67,7 @@ def assign_stratified(members: Sequence[Member], ratios: Ratios, seed: int) -> A
     totals = Counter(member.stratum for member in members)
     filled: dict[str, Counter[str]] = {name: Counter() for name in wanted}
     result, large = Assignment({}), dict[str, int]()
-    for cluster in sorted(strata, key=lambda name: (-strata[name].total(), _rank(name, seed))):
+    for cluster in sorted(strata, key=lambda name: (-strata[name].total(), rank(name, seed))):
         size = strata[cluster].total()
         room = [name for name in wanted if name == wanted[0] or size <= ratios[name] * len(members)]
         if room == wanted[:1] and len(wanted) > 1 and size > 1:
@@ -72,7 +75,7 @@ def assign_stratified(members: Sequence[Member], ratios: Ratios, seed: int) -> A
         best = max(room, key=lambda name: (_need(strata[cluster], filled[name], totals, ratios[name]), ratios[name]))
         result.chosen[cluster] = best
         filled[best] += strata[cluster]
-    _fill_empty(result.chosen, wanted, seed)
+    _fill_empty(result.chosen, wanted, {name: strata[name].total() for name in strata}, seed)
     result.warnings += [
         f"cluster {cluster} ({size} samples) is larger than any other split's share: it goes to {wanted[0]}"
         for cluster, size in large.items()
@@ -126,6 +129,13 @@ def assign_by_time(members: Sequence[Member], ratios: Ratios, key: str) -> Assig
             limit += ratios[ordered[place]]
         result.chosen[cluster] = ordered[place]
         taken += sizes[cluster]
+    used = set(result.chosen.values())
+    result.warnings += [f"{name} is empty: larger clusters took its share" for name in ordered if name not in used]
+    result.warnings += [
+        f"cluster {cluster} ({sizes[cluster]} samples) is larger than the share of {split}, where its time puts it"
+        for cluster, split in result.chosen.items()
+        if 1 < sizes[cluster] > ratios[split] * len(members) + 1e-9
+    ]
     return result
 
 
@@ -182,58 +192,6 @@ def assign_predefined(members: Sequence[Member]) -> Assignment:
     return Assignment(chosen, [told] if torn else [])
 
 
-@dataclass
-class Extension:
-    """An older split carried over to more samples."""
-
-    split_of: dict[str, str]
-    """Sample to split."""
-    bridges: dict[str, str]
-    """New samples that belong to a cluster of several old splits, and why each is left out."""
-
-
-def extend_assignment(members: Sequence[Member], old: Mapping[str, str], ratios: Ratios, seed: int) -> Extension:
-    """Keep every old sample where it was, new clusters go by hash, and bridges between old splits nowhere.
-
-    Args:
-        members: all samples, old and new.
-        old: split of each old sample.
-        ratios: shares of the hash's range.
-        seed: of the hash.
-    """
-    clusters: dict[str, list[str]] = defaultdict(list)
-    for member in members:
-        clusters[member.cluster].append(member.id)
-    result = Extension({}, {})
-    for cluster, ids in clusters.items():
-        homes = sorted({old[sample] for sample in ids if sample in old})
-        home = homes[0] if homes else _by_hash(min(ids), ratios, seed)
-        for sample in ids:
-            if sample in old:
-                result.split_of[sample] = old[sample]
-            elif len(homes) > 1:
-                result.bridges[sample] = f"its cluster {cluster} has samples in {' and '.join(homes)}"
-            else:
-                result.split_of[sample] = home
-    return result
-
-
-def drift(counts: Mapping[str, int], ratios: Ratios) -> dict[str, float]:
-    """How far each split's share is from its ratio."""
-    total = max(1, sum(counts.values()))
-    return {name: round(counts.get(name, 0) / total - ratio, 4) for name, ratio in ratios.items()}
-
-
-def _by_hash(name: str, ratios: Ratios, seed: int) -> str:
-    place = int(_rank(name, seed)[:16], 16) / 2**64
-    limit = 0.0
-    for split in ratios:
-        limit += ratios[split]
-        if place < limit:
-            return split
-    return next(split for split in reversed(list(ratios)) if ratios[split] > 0)
-
-
 def _time(member: Member, key: str) -> float:
     value = member.value(key)
     if _is_number(value):
@@ -264,15 +222,19 @@ def _need(cluster: Counter[str], filled: Counter[str], totals: Counter[str], rat
     return round(lacks + overall, 9)
 
 
-def _fill_empty(chosen: dict[str, str], wanted: Iterable[str], seed: int) -> None:
-    """Give a split that got nothing one cluster of the split with the most."""
+def _fill_empty(chosen: dict[str, str], wanted: Iterable[str], sizes: Mapping[str, int], seed: int) -> None:
+    """Give a split that got nothing the smallest cluster of the split with the most clusters, which keeps others.
+
+    There are at least as many clusters as splits.
+    """
     for name in wanted:
         if name in chosen.values():
             continue
         donor = Counter(chosen.values()).most_common(1)[0][0]
         candidates = [cluster for cluster, split in chosen.items() if split == donor]
-        chosen[min(candidates, key=lambda cluster: _rank(cluster, seed))] = name
+        chosen[min(candidates, key=lambda cluster: (sizes[cluster], rank(cluster, seed)))] = name
 
 
-def _rank(cluster: str, seed: int) -> str:
+def rank(cluster: str, seed: int) -> str:
+    """A place (hexadecimal) that depends on the name and the seed alone."""
     return hashlib.sha256(f"{seed} {cluster}".encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,14 @@ def part_file(directory: Path, number: int) -> Path:
 
 def read_parts(directory: Path, columns: list[str] | None = None) -> pa.Table:
     """The samples of all parts of a directory, in order."""
-    parts = [pq.read_table(path, columns=columns) for path in sorted(directory.glob("part-*.parquet"))]
+    parts = list(each_part(directory, columns))
     return pa.concat_tables(parts) if parts else STORED_SCHEMA.empty_table().select(columns or STORED_SCHEMA.names)
+
+
+def each_part(directory: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The samples of a directory, one part at a time, in order."""
+    for path in sorted(directory.glob("part-*.parquet")):
+        yield pq.read_table(path, columns=columns)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -1,6 +1,5 @@
 """Cross-validation datasets: of every fold one, in which it is test and the others are train and val."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from secauditai.data.dataset import (
     write_manifest,
     write_table,
 )
-from secauditai.data.prepare import copy_dataset
+from secauditai.data.prepare import copy_dataset, describe_samples
 from secauditai.data.replacing import replacing
 from secauditai.data.schema import row_digest
 from secauditai.data.split import SplitPlan, split_dataset
@@ -91,13 +90,6 @@ def _write_pool(dataset: Dataset, table: pa.Table, digest: str, names: list[str]
         kept = {
             key: value for key, value in dataset.manifest.items() if key not in ("splits", "files", "schema_version")
         }
-        sizes = Counter(table.column("cluster").to_pylist())
-        counts = {
-            name: dict(Counter(table.column(column).to_pylist()).most_common())
-            for name, column in (("labels", "label"), ("categories", "category"), ("languages", "language"))
-        }
         kept |= {"content_hash": digest, "read": table.num_rows, "kept": table.num_rows, "rejected": 0, "duplicates": 0}
         kept |= {"merged": [], "rejected_reasons": {}, "pool": {"of": dataset.content_hash, "splits": names}}
-        alone = sum(size == 1 for size in sizes.values())
-        kept |= {"clusters": {"count": len(sizes), "largest": max(sizes.values()), "alone": alone}, **counts}
-        write_manifest(layout, kept)
+        write_manifest(layout, kept | describe_samples(layout))

@@ -81,16 +81,16 @@ class Material:
         pairs = zip(self.cleaned.column("id").to_pylist(), self.cleaned.column("where").to_pylist(), strict=True)
         return {name: where for name, where in pairs if name in names}
 
-    def refused_code(self, wheres: Iterable[str]) -> dict[str, str]:
-        """The code of samples that were refused after they were parsed, by their place; of raw data only."""
+    def refused_code(self, wheres: Iterable[str]) -> dict[tuple[str, str], str]:
+        """The code of samples that were refused after they were parsed, by place and id; of raw data only."""
         if self.cleaned is None:
             return {}
-        keys = self.cleaned.keys.select(["where", "part", "row"])
+        keys = self.cleaned.keys.select(["where", "id", "part", "row"])
         chosen = keys.filter(pc.is_in(keys.column("where"), value_set=pa.array(sorted(set(wheres)), pa.string())))
         found = {}
         for row in chosen.to_pylist():
             if row["part"] is not None:
-                found[row["where"]] = str(open_part(row["part"]).column("code")[row["row"]].as_py())
+                found[row["where"], row["id"]] = str(open_part(row["part"]).column("code")[row["row"]].as_py())
         return found
 
 

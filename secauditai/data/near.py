@@ -144,7 +144,7 @@ def near_labels(source: NearSource, similarity: float, labels: Int64) -> Int64:
             for start in range(0, len(pairs), PAIRS_AT_ONCE):
                 some = pairs[start : start + PAIRS_AT_ONCE]
                 near = jaccard(source, *np.divmod(some, len(labels))) >= similarity
-                labels = _joined(labels, *np.divmod(some[near], len(labels)))
+                labels = joined(labels, *np.divmod(some[near], len(labels)))
                 refuted = np.sort(np.concatenate([refuted, some[~near]]))
     return labels
 
@@ -197,7 +197,17 @@ def jaccard(source: NearSource, left: Int64, right: Int64) -> npt.NDArray[np.flo
     return similarity
 
 
-def _joined(labels: Int64, left: Int64, right: Int64) -> Int64:
+def joined(labels: Int64, left: Int64, right: Int64) -> Int64:
+    """Components after some samples are joined in pairs.
+
+    Args:
+        labels: (n,) component numbers.
+        left: (pairs,) samples.
+        right: (pairs,) samples.
+
+    Returns:
+        (n,) new component numbers.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -206,5 +216,5 @@ def _joined(labels: Int64, left: Int64, right: Int64) -> Int64:
     size = int(labels.max()) + 1
     edges = coo_matrix((np.ones(len(left), np.int8), (labels[left], labels[right])), shape=(size, size))
     _, merged = connected_components(edges, directed=False)
-    joined: Int64 = merged.astype(np.int64)[labels]
-    return joined
+    found: Int64 = merged.astype(np.int64)[labels]
+    return found

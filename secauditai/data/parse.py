@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.parts import PartWriter
-from secauditai.data.readers import RawSample, Source, read_file
+from secauditai.data.readers import RawSample, Source, file_stems, read_file
 from secauditai.data.readers.cases import Case
 from secauditai.data.readers.streams import inner_suffix, is_compressed
 from secauditai.data.readers.trees import TREES
@@ -44,6 +44,8 @@ class Chunk:
     piece: Piece | None = None
     cases: tuple[Case, ...] = ()
     """Test cases, when `path` is a directory of sources of the kind `layout`."""
+    stem: str = ""
+    """What the ids of a file's records begin with; "" for its name."""
 
     def place(self, raw: RawSample) -> str:
         """Where a sample of it stands, in the user's words."""
@@ -88,8 +90,9 @@ def plan_source(source: Source, layout: str, *, cut: bool = True) -> list[Chunk]
         starts = range(0, len(cases), CASES_PER_CHUNK)
         return [Chunk(root, source.spec, source.tree, None, cases[n : n + CASES_PER_CHUNK]) for n in starts]
     if source.files:
-        chunks = [chunk for path in source.files for chunk in plan_chunks(path, layout, cut=cut)]
-        return [replace(chunk, shown=source.shown(chunk.shown)) for chunk in chunks]
+        stems = file_stems(source.files)
+        planned = [(path, chunk) for path in source.files for chunk in plan_chunks(path, layout, cut=cut)]
+        return [replace(chunk, shown=source.shown(chunk.shown), stem=stems[path]) for path, chunk in planned]
     return [Chunk("", BUILT_IN)]
 
 
@@ -177,4 +180,4 @@ def raw_samples(chunk: Chunk) -> Iterable[RawSample]:
         return (RawSample(f"{path}:{line}", value) for line, value in read_yaml_piece(path, chunk.piece))
     if chunk.cases:
         return (raw for case in chunk.cases for raw in TREES[chunk.layout].read_case(path, case))
-    return read_file(path, chunk.layout)
+    return read_file(path, chunk.layout, chunk.stem)

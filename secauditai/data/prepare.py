@@ -139,15 +139,15 @@ def parse_and_clean(
 
 def cluster(cleaned: Cleaned, settings: CleaningSettings) -> list[str]:
     """The cluster of each kept sample."""
-    ids = cleaned.column("id").to_pylist()
+    ids, code_keys = cleaned.column("id").to_pylist(), cleaned.column("code_key").combine_chunks()
     if not settings.near_duplicates:
-        return name_clusters(ids, cleaned.groups)
+        return name_clusters(ids, cleaned.groups, code_keys)
     part = cleaned.column("part").combine_chunks()
     tables = [open_part(near_file(Path(path))) for path in part.dictionary.to_pylist()]
     source = NearSource(
         tables, part.indices.to_numpy().astype(np.int64), cleaned.column("row").to_numpy().astype(np.int64)
     )
-    return name_clusters(ids, cleaned.groups, source, settings.similarity)
+    return name_clusters(ids, cleaned.groups, code_keys, source, settings.similarity)
 
 
 def write_dataset(
@@ -161,7 +161,7 @@ def write_dataset(
     """Write the kept samples, the list of refused ones and the manifest, to which `about` is added."""
     _write_samples(cleaned, clusters, staging, layout, runner)
     write_rejected(cleaned, layout.rejected)
-    write_manifest(layout, {**_manifest(cleaned, clusters, layout), **about})
+    write_manifest(layout, {**_manifest(cleaned, layout), **about})
 
 
 def write_rejected(cleaned: Cleaned, path: Path) -> None:
@@ -242,9 +242,7 @@ def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float) -> No
     )
 
 
-def _manifest(cleaned: Cleaned, clusters: list[str], layout: DatasetLayout) -> dict[str, Any]:
-    columns = read_parts(layout.samples, ["label", "category", "language"])
-    sizes = Counter(clusters)
+def _manifest(cleaned: Cleaned, layout: DatasetLayout) -> dict[str, Any]:
     return {
         "content_hash": content_hash(cleaned.column("digest").to_pylist(), cleaned.groups),
         "read": cleaned.read,
@@ -253,11 +251,20 @@ def _manifest(cleaned: Cleaned, clusters: list[str], layout: DatasetLayout) -> d
         "duplicates": len(cleaned.merged),
         "merged": [asdict(merge) for merge in cleaned.merged],
         "changed": count_changes(cleaned),
-        "rejected_reasons": _counts(rejection.reason for rejection in cleaned.rejected),
-        "clusters": {"count": len(sizes), "largest": max(sizes.values()), "alone": sum(n == 1 for n in sizes.values())},
-        "labels": _counts(columns.column("label").to_pylist()),
-        "categories": _counts(columns.column("category").to_pylist()),
-        "languages": _counts(columns.column("language").to_pylist()),
+        "rejected_reasons": count_values(rejection.reason for rejection in cleaned.rejected),
+        **describe_samples(layout),
+    }
+
+
+def describe_samples(layout: DatasetLayout) -> dict[str, Any]:
+    """What a manifest says of the written samples: how large their clusters are, and their values."""
+    columns = read_parts(layout.samples, ["label", "category", "language", "cluster"])
+    sizes = Counter(columns.column("cluster").to_pylist()).values()
+    return {
+        "clusters": {"count": len(sizes), "largest": max(sizes, default=0), "alone": sum(n == 1 for n in sizes)},
+        "labels": count_values(columns.column("label").to_pylist()),
+        "categories": count_values(columns.column("category").to_pylist()),
+        "languages": count_values(columns.column("language").to_pylist()),
     }
 
 
@@ -267,7 +274,8 @@ def count_changes(cleaned: Cleaned) -> dict[str, int]:
     return {name: int((flags >> bit & 1).sum()) for bit, name in enumerate(CHANGES)}
 
 
-def _counts(values: Iterable[str]) -> dict[str, int]:
+def count_values(values: Iterable[str]) -> dict[str, int]:
+    """How often each value is there, the most frequent first."""
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -43,9 +43,16 @@ def refine(sample: Sample, settings: CleaningSettings) -> Sample:
         if found:
             sample = replace(sample, metadata={**sample.metadata, "language": found, "language_detected": True})
     if settings.strip_comments:
-        sample = replace(sample, code=strip_comments(sample.code, sample.language))
+        code, flaws = strip_comments(sample.code, sample.language, _flaw_lines(sample))
+        moved = {"flaw_lines": flaws} if "flaw_lines" in sample.metadata else {}
+        sample = replace(sample, code=code, metadata={**sample.metadata, **moved})
     _check_size(sample.code, settings)
     return sample
+
+
+def _flaw_lines(sample: Sample) -> list[int]:
+    lines = sample.metadata.get("flaw_lines")
+    return [line for line in lines if isinstance(line, int)] if isinstance(lines, list) else []
 
 
 def _check_size(code: str, settings: CleaningSettings) -> None:

@@ -24,7 +24,7 @@ from secauditai.mirror import fetch, mirror_of, send
 from secauditai.progress import Progress, silent
 from secauditai.storage import is_remote
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 def open_data(

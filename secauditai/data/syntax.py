@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -48,20 +48,55 @@ def detect_language(code: str) -> str:
     return best if shares[best] <= limit else ""
 
 
-def strip_comments(code: str, language: str) -> str:
-    """The code without its comments and the lines that only held them; unchanged in a language without a grammar."""
+def strip_comments(code: str, language: str, lines: Sequence[int] = ()) -> tuple[str, list[int]]:
+    """The code without its comments and the lines that only held them; unchanged in a language without a grammar.
+
+    Args:
+        code: the code.
+        language: as samples name it.
+        lines: numbers of lines, from 1.
+
+    Returns:
+        The code, and where these lines are in it; those that are gone are left out.
+    """
     tree = parse_code(code, language)
     if tree is None:
-        return code
+        return code, list(lines)
     source = code.encode("utf-8")
-    for node in sorted(walk(tree.root_node), key=lambda item: -int(item.start_byte)):
-        if "comment" in node.type and not node.text.startswith(b"#!"):
-            start, end = node.start_byte, node.end_byte
-            alone = source.rfind(b"\n", 0, start) + 1
-            if not source[alone:start].strip() and source[end : end + 1] in (b"\n", b""):
-                start, end = alone, min(end + 1, len(source))
-            source = source[:start] + source[end:]
-    return source.decode("utf-8", "replace")
+    spans = _comment_spans(source, tree.root_node)
+    starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(source)]
+    kept = b"".join(source[start:end] for start, end in zip(starts, ends, strict=True))
+    return kept.decode("utf-8", "replace"), _moved_lines(source, spans, lines)
+
+
+def _comment_spans(source: bytes, root: Any) -> list[tuple[int, int]]:
+    """Where comments are, from start to end in bytes, in order and apart; whole lines where they hold no more."""
+    spans: list[tuple[int, int]] = []
+    for node in walk(root):
+        if "comment" not in node.type or node.text.startswith(b"#!"):
+            continue
+        start, end = node.start_byte, node.end_byte
+        alone = source.rfind(b"\n", 0, start) + 1
+        if not source[alone:start].strip() and source[end : end + 1] in (b"\n", b""):
+            start, end = alone, min(end + 1, len(source))
+        if not spans or start >= spans[-1][1]:  # else it is within the one before
+            spans.append((start, end))
+    return spans
+
+
+def _moved_lines(source: bytes, spans: Sequence[tuple[int, int]], lines: Sequence[int]) -> list[int]:
+    """Where lines are once the spans are cut out."""
+    starts = [0, *(found.end() for found in re.finditer(b"\n", source)), len(source) + 1]
+    moved = []
+    for line in lines:
+        if not 1 <= line < len(starts):
+            continue
+        begin, end = starts[line - 1], min(starts[line], len(source))
+        if any(start <= begin and end <= stop for start, stop in spans):
+            continue
+        cut = sum(source.count(b"\n", start, min(stop, begin)) for start, stop in spans if start < begin)
+        moved.append(line - cut)
+    return moved
 
 
 def parse_code(code: str, language: str) -> Any:

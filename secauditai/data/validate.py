@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import Cleaned
 from secauditai.data.clusters import recompute_clusters
-from secauditai.data.dataset import Dataset, content_hash, is_dataset, open_dataset
+from secauditai.data.dataset import Dataset, content_hash, each_part, is_dataset, open_dataset
 from secauditai.data.findings import ERROR, WARNING, Finding, Validation
 from secauditai.data.prepare import open_source, parse_and_clean
 from secauditai.data.schema import LABELS, code_key, row_digest
@@ -104,37 +104,50 @@ def _balance(labels: Counter[str], where: str) -> Iterable[Finding]:
 
 def validate_dataset(dataset: Dataset) -> Validation:
     """What is to be said about a prepared dataset: its balance, its digest, and what its splits share."""
-    table, where = dataset.table(), str(dataset.root)
-    labels = Counter(table.column("label").to_pylist())
+    where = str(dataset.root)
+    samples, digests = _read_keys(dataset)
+    labels = Counter(samples.column("label").to_pylist())
     findings = list(_balance(labels, where))
-    digests = (row_digest(row) for row in table.to_pylist())
-    if content_hash(digests, table.column("group").to_pylist()) != dataset.content_hash:
+    if content_hash(digests, samples.column("group").to_pylist()) != dataset.content_hash:
         findings.append(Finding(ERROR, where, "", "content_hash", "the samples differ from the manifest"))
     if dataset.manifest["cleaning"]["conflicts"] == "keep":
-        keys = pa.array([code_key(code) for code in table.column("code").to_pylist()], pa.binary(16))
-        about = table.select(["id", "label", "group"]).append_column("code_key", keys)
-        findings += _kept_conflicts(about.append_column("where", pa.array([where] * table.num_rows, pa.string())))
+        findings += _kept_conflicts(samples)
     if dataset.splits():
         findings += _leaks(dataset)
     else:
         message = "the dataset is not split yet; see `secauditai train split`"
         findings.append(Finding(WARNING, where, "", "not_split", message))
-    return Validation(int(dataset.manifest["read"]), table.num_rows, findings, dict(labels))
+    return Validation(int(dataset.manifest["read"]), samples.num_rows, findings, dict(labels))
+
+
+def _read_keys(dataset: Dataset) -> tuple[pa.Table, list[bytes]]:
+    """Id, label, group, place and code key of all samples, and their digests; a part at a time is in memory."""
+    rows, digests = list[dict[str, Any]](), list[bytes]()
+    for part in each_part(dataset.layout.samples):
+        for row in part.to_pylist():
+            about = {name: row[name] for name in ("id", "label", "group")}
+            rows.append({**about, "where": str(dataset.root), "code_key": code_key(row["code"])})
+            digests.append(row_digest(row))
+    return pa.Table.from_pylist(rows), digests
 
 
 def _leaks(dataset: Dataset) -> Iterable[Finding]:
     """Clusters and code that stand in more than one split."""
+    places: list[tuple[str, str, bytes]] = []
+
+    def parts() -> Iterator[pa.Table]:
+        for split in dataset.splits():
+            for table in each_part(dataset.layout.split(split), ["id", "group", "code"]):
+                keys = map(code_key, table.column("code").to_pylist())
+                places.extend(zip([split] * table.num_rows, table.column("id").to_pylist(), keys, strict=True))
+                yield table
+
     first: dict[tuple[str, str | bytes], tuple[str, str]] = {}
-    everything = pa.concat_tables([dataset.table(split) for split in dataset.splits()])
-    clusters = recompute_clusters(everything, dataset.similarity)
-    of_id = dict(zip(everything.column("id").to_pylist(), clusters, strict=True))
-    for split in dataset.splits():
-        table = dataset.table(split)
-        ids = table.column("id").to_pylist()
-        codes = [code_key(code) for code in table.column("code").to_pylist()]
-        for sample, *found in zip(ids, (of_id[name] for name in ids), codes, strict=True):
-            for kind, key in zip(("a cluster", "code"), found, strict=True):
-                seen_in, other = first.setdefault((kind, key), (split, sample))
-                if seen_in != split:
-                    message = f"shares {kind} with {other} in {seen_in}"
-                    yield Finding(ERROR, str(dataset.layout.split(split)), sample, "leak", message)
+    clusters = recompute_clusters(parts(), dataset.similarity)
+    for cluster, (split, sample, code) in zip(clusters, places, strict=True):
+        keys: tuple[tuple[str, str | bytes], ...] = (("a cluster", cluster), ("code", code))
+        for kind, key in keys:
+            seen_in, other = first.setdefault((kind, key), (split, sample))
+            if seen_in != split:
+                message = f"shares {kind} with {other} in {seen_in}"
+                yield Finding(ERROR, str(dataset.layout.split(split)), sample, "leak", message)

@@ -29,7 +29,7 @@ def describe_duplicates(material: Material) -> dict[str, Any]:
     codes = {name: excerpt(code, CHARACTERS) for name, code in material.codes(wanted)}
     refused = material.refused_code(item["where"] for item in conflicts)
     for item in conflicts:
-        code = refused.get(item["where"]) if item["refused"] else None
+        code = refused.get((item["where"], item["id"])) if item["refused"] else None
         item["code"] = codes.get(item["id"]) if not item["refused"] else code and excerpt(code, CHARACTERS)
     return {
         "merged": len(material.merged),

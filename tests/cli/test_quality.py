@@ -1,11 +1,16 @@
 """`validate --report`, `--json` and `--fail-on`: what is written, what is printed, and the exit codes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import Cli
+
+from secauditai.data.dataset import Dataset, open_dataset, part_file, write_manifest, write_table
 
 Write = Callable[..., Path]
 VALIDATE = ("train", "validate", "--dataset", "samples.yaml")
@@ -71,6 +76,21 @@ def test_gates_of_a_split_dataset(cli: Cli, samples_yaml: Write) -> None:
     assert cli(*arguments, "leak,not_split").code == 0
 
 
+def move_into_test(dataset: Dataset, name: str) -> None:
+    """Take a sample from train to test, as somebody would who edits a dataset and its manifest by hand."""
+    tables = {split: dataset.table(split) for split in ("train", "test")}
+    here = pc.equal(tables["train"].column("id"), name)
+    moved = {
+        "train": tables["train"].filter(pc.invert(here)),
+        "test": pa.concat_tables([tables["test"], tables["train"].filter(here)]),
+    }
+    for split, table in moved.items():
+        directory = dataset.layout.split(split)
+        shutil.rmtree(directory)
+        write_table(table, part_file(directory, 0))
+    write_manifest(dataset.layout, {key: value for key, value in dataset.manifest.items() if key != "files"})
+
+
 def test_a_leak_fails_the_gate(cli: Cli, tmp_path: Path) -> None:
     rows = [
         f"- {{id: {label}{n}, code: f{n}(), label: {label}}}\n"
@@ -81,12 +101,68 @@ def test_a_leak_fails_the_gate(cli: Cli, tmp_path: Path) -> None:
     keeping = ("--conflicts", "keep", "--no-near-duplicates")
     assert cli("train", "prepare", "--dataset", "samples.yaml", "--output", "d", *keeping).code == 0
     assert cli("train", "split", "--dataset", "d").code == 0
-    result = cli("train", "validate", "--dataset", "d", "--fail-on", "leak,conflict", "--report", "q.html", "--json")
+    gates = ("train", "validate", "--dataset", "d", "--fail-on", "leak,conflict", "--report", "q.html", "--json")
+    clean = json.loads(cli(*gates).out)
+    assert clean["gates"]["failed"] == {"conflict": 40}
+    dataset = open_dataset(tmp_path / "d")
+    move_into_test(dataset, dataset.table("train").column("id")[0].as_py())
+    result = cli(*gates)
     assert result.code == 3
     document = json.loads(result.out)
-    assert document["gates"]["failed"]["leak"] == document["quality"]["leaks"]["findings"] > 0
-    assert document["gates"]["failed"]["conflict"] == 40
+    assert document["gates"]["failed"] == {"leak": 2, "conflict": 40}
+    assert document["quality"]["leaks"]["findings"] == 2
     assert "shares code with" in (tmp_path / "q.html").read_text(encoding="utf-8")
+
+
+def test_both_halves_of_a_refused_pair_are_shown_with_their_own_code(cli: Cli, tmp_path: Path) -> None:
+    """They stand in the same place of the file."""
+    pair = {"func_name": "f", "func_src_before": "bad(x)\n", "func_src_after": "good(x)\n", "vul_type": "cwe-078"}
+    pair |= {"line_changes": {"deleted": []}, "file_name": "f.py"}
+    turned = {**pair, "func_src_before": "good(x)\n", "func_src_after": "bad(x)\n"}
+    others = [{**pair, "func_src_before": f"a{n}(x)\n", "func_src_after": f"b{n}(x)\n"} for n in range(10)]
+    lines = "".join(json.dumps(record) + "\n" for record in [pair, turned, *others])
+    (tmp_path / "sven.jsonl").write_text(lines)
+    result = cli("train", "validate", "--dataset", "sven.jsonl", "--json")
+    examples = json.loads(result.out)["quality"]["duplicates"]["conflict_examples"]
+    assert len(examples) == 3
+    bad = ("sven_0_before", "sven_1_after")
+    assert all(item["code"].strip() == ("bad(x)" if item["id"] in bad else "good(x)") for item in examples)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--seed", "3"], "--seed needs --report, --json or --fail-on"),
+        (["--no-near-duplicates", "--similarity", "0.9"], "--near-duplicates, --similarity needs --report"),
+        (["--max-rejected", "0.5"], "No such option"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(
+    cli: Cli, samples_yaml: Write, given: list[str], said: str
+) -> None:
+    samples_yaml()
+    result = cli(*VALIDATE, *given)
+    assert result.code == 2
+    assert said in result.err
+
+
+def test_settings_for_raw_data_are_refused_for_a_prepared_dataset(cli: Cli, samples_yaml: Write) -> None:
+    samples_yaml()
+    assert cli("train", "prepare", "--dataset", "samples.yaml", "--output", "d").code == 0
+    result = cli("train", "validate", "--dataset", "d", "--json", "--strip-comments")
+    assert result.code == 2
+    assert "--strip-comments is about raw data, and d is prepared" in result.err
+
+
+def test_every_finding_is_named_on_request(cli: Cli, tmp_path: Path) -> None:
+    rows = [f"- {{id: s{n}, code: f{n}(), label: perhaps}}\n" for n in range(30)]
+    (tmp_path / "samples.yaml").write_text("samples:\n" + "".join(rows))
+    few, all_of_them = cli(*VALIDATE), cli(*VALIDATE, "--all-findings")
+    assert (few.code, all_of_them.code) == (1, 1)
+    assert "samples.yaml:31: sample s29" not in few.out
+    assert "--all-findings names them" in few.out
+    named = [line for line in all_of_them.out.splitlines() if "[bad_label]" in line]
+    assert [line.split(" error: ")[0] for line in named] == [f"samples.yaml:{n + 2}: sample s{n}" for n in range(30)]
 
 
 @pytest.mark.parametrize("kinds", ["leek", "leak,noize", ",", "Leak"])

@@ -17,6 +17,10 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import clean
 from secauditai.data.parse import parse_all
 from secauditai.data.prepare import open_source
+from secauditai.data.readers import Source, read_file
+from secauditai.data.readers.registry import CONTAINERS
+from secauditai.data.readers.streams import inner_suffix
+from secauditai.data.readers.trees import TREES
 from secauditai.data.tasks import HERE
 from secauditai.errors import DataError
 from secauditai.progress import silent
@@ -76,6 +80,7 @@ INPUTS: dict[str, Files] = {
     "diversevul": {"s.jsonl": lines(DIVERSEVUL)},
     "sven": {"s.jsonl": lines(SVEN)},
     "juliet": {"CWE1_A__b_01.c": JULIET},
+    "juliet-files": {"CWE1_A__b_01a.c": JULIET, "CWE1_A__b_01b.c": b"void badSource()\n{\n    g();\n}\n"},
     "sard": {"manifest.xml": SARD, "a.c": b"int a;\n"},
     "sarif": {"manifest.sarif": json.dumps(SARIF).encode(), "a.c": b"int a;\n"},
     "owasp": {"expectedresults-1.csv": b"# head\nT1,hash,true,328\nT2,xss,false,79\n", "T1.java": b"class T1 {}\n"},
@@ -95,6 +100,16 @@ def mutate(data: st.DataObject, content: bytes) -> bytes:
     return content
 
 
+def check_nothing_is_lost(source: Source) -> None:
+    """Every record and every test case must come out of its reader, if only to be refused."""
+    for case in source.cases:
+        assert list(TREES[source.tree].read_case(Path(source.spec), case)), case.name
+    for path in source.files:
+        if not source.tree and inner_suffix(path) in CONTAINERS:
+            read = {raw.where for raw in read_file(path)}
+            assert read == {place for place, _ in CONTAINERS[inner_suffix(path)](path)}
+
+
 def check(files: Files) -> None:
     """Parse and clean; what is read must be kept, refused or merged."""
     with tempfile.TemporaryDirectory() as directory:
@@ -107,6 +122,7 @@ def check(files: Files) -> None:
         wanted = CleaningSettings(near_duplicates=False)
         try:
             source = open_source(str(root / "in"), "auto", staging, silent)
+            check_nothing_is_lost(source)
             cleaned = clean(parse_all(source, staging, wanted, HERE, silent))
         except DataError as error:
             assert str(error)

@@ -11,10 +11,10 @@ from published_records import BIG_VUL, DEVIGN, DIVERSEVUL, PRIMEVUL, SVEN
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.prepare import prepare
-from secauditai.data.readers import FORMATS, read_file
+from secauditai.data.readers import FORMATS, file_stems, find_source, read_file
 from secauditai.data.readers.layouts import LAYOUTS, guess_layout
 from secauditai.data.readers.trees import TREES
-from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, parse_sample
+from secauditai.data.schema import SAMPLE_SCHEMA, Broken, Sample, SampleError, parse_sample
 from secauditai.errors import DataError
 
 
@@ -66,6 +66,21 @@ def test_primevul_and_its_paired_file(tmp_path: Path) -> None:
 def test_diversevul(tmp_path: Path) -> None:
     (sample,) = samples(write_lines(tmp_path / "diversevul.json", DIVERSEVUL))
     assert (sample.label, sample.metadata["cwe"], sample.category) == ("vulnerability", "CWE-20", "cwe-20")
+    assert sample.metadata["cwes"] == ["CWE-20", "CWE-79"]
+
+
+@pytest.mark.parametrize(
+    ("cwe", "first", "all_of_them"),
+    [
+        (["CWE-787"], "CWE-787", None),
+        ("CWE-79", "CWE-79", None),
+        ("['CWE-020', 'CWE-79', 'CWE-20']", "CWE-20", ["CWE-20", "CWE-79"]),
+        ("NVD-CWE-noinfo", "NVD-CWE-noinfo", None),
+    ],
+)
+def test_all_weaknesses_are_kept(tmp_path: Path, cwe: object, first: str, all_of_them: list[str] | None) -> None:
+    (sample,) = samples(write_lines(tmp_path / "d.json", {**DIVERSEVUL, "cwe": cwe}))
+    assert (sample.metadata["cwe"], sample.metadata.get("cwes")) == (first, all_of_them)
 
 
 def test_sven(tmp_path: Path) -> None:
@@ -145,3 +160,87 @@ def test_an_export_of_a_prepared_dataset_may_hold_any_metadata(tmp_path: Path, m
             parse_sample(raw.value)
     else:
         assert parse_sample(raw.value).group == "g"
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, "0", "0.0", "False", " 0 "])
+def test_labels_may_be_numbers_texts_or_booleans(tmp_path: Path, value: object) -> None:
+    bad = {"0": "1", "0.0": "1.0", " 0 ": " 1 ", "False": "True"}[value] if isinstance(value, str) else type(value)(1)
+    (safe,) = samples(write_lines(tmp_path / "d.jsonl", {**DEVIGN, "target": value}))
+    (vulnerable,) = samples(write_lines(tmp_path / "d.jsonl", {**DEVIGN, "target": bad}))
+    assert (safe.label, vulnerable.label) == ("safe", "vulnerability")
+    (unchanged,) = samples(write_lines(tmp_path / "b.jsonl", {**BIG_VUL, "vul": value}))
+    pair = samples(write_lines(tmp_path / "b.jsonl", {**BIG_VUL, "vul": bad}))
+    assert [sample.label for sample in (unchanged, *pair)] == ["safe", "vulnerability", "safe"]
+
+
+def test_labels_of_tables_written_as_floats(tmp_path: Path) -> None:
+    path = tmp_path / "devign.csv"
+    path.write_text("func,target\nint f;,1.0\nint g;,0.0\n")
+    assert [sample.label for sample in samples(path)] == ["vulnerability", "safe"]
+
+
+@pytest.mark.parametrize("value", [2, "0.5", "10", None, "maybe"])
+def test_other_labels_are_refused(tmp_path: Path, value: object) -> None:
+    for record in ({**DEVIGN, "target": value}, {**BIG_VUL, "vul": value}):
+        with pytest.raises(SampleError, match="'label'"):
+            samples(write_lines(tmp_path / "d.jsonl", record))
+
+
+def test_files_of_one_name_in_several_directories_are_told_apart(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/cwe-078", "val/cwe-078", "val/cwe-089")):
+        sides = {"func_src_before": f"def run(c):\n    os.system(c, {number})\n", "func_src_after": f"run = {number}\n"}
+        (tmp_path / "sven" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_lines(tmp_path / "sven" / f"{name}.jsonl", {**SVEN, **sides})
+    done = prepare(str(tmp_path / "sven"), tmp_path / "out", CleaningSettings(near_duplicates=False))
+    assert (done.read, done.rejected) == (6, 0)
+    rows = done.dataset.table().to_pylist()
+    assert {row["group"] for row in rows} == {"train/cwe-078_0", "val/cwe-078_0", "cwe-089_0"}
+    assert {row["id"] for row in rows} >= {"train/cwe-078_0_before", "val/cwe-078_0_after", "cwe-089_0_after"}
+
+
+def test_stems_are_as_short_as_they_can_be() -> None:
+    names = ["d/a.jsonl", "d/x/b.json", "d/y/b.json.gz", "d/y/c.v1.json", "d/y/c.v2.json"]
+    assert list(file_stems(map(Path, names)).values()) == ["a", "x/b", "y/b", "y/c.v1.json", "y/c.v2.json"]
+    assert file_stems([Path("b.x.json")]) == {Path("b.x.json"): "b"}
+    assert file_stems([Path("b.json"), Path("x/b.json")]) == {Path("b.json"): "b", Path("x/b.json"): "x/b"}
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None, float("nan")])
+def test_a_pair_without_code_is_refused_and_not_lost(tmp_path: Path, empty: object) -> None:
+    for record in (
+        {**SVEN, "func_src_before": empty, "func_src_after": empty},
+        {**BIG_VUL, "func_before": empty, "func_after": empty},
+    ):
+        (raw,) = read_file(write_lines(tmp_path / "d.jsonl", record))
+        with pytest.raises(SampleError) as refused:
+            parse_sample(raw.value)
+        assert refused.value.reason == "no_code"
+    (after,) = samples(write_lines(tmp_path / "d.jsonl", {**SVEN, "func_src_before": empty}))
+    assert after.label == "safe"
+
+
+def test_code_of_a_pair_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    before, after = read_file(write_lines(tmp_path / "d.jsonl", {**SVEN, "func_src_before": 5}))
+    with pytest.raises(SampleError, match="'code' must be a string"):
+        parse_sample(before.value)
+    assert parse_sample(after.value).label == "safe"
+
+
+def test_a_broken_first_record_does_not_fix_the_layout(tmp_path: Path) -> None:
+    path = tmp_path / "msr.csv"
+    path.write_text("func_before,func_after,vul\nint f(a, b),int f(c),1\nint g;,int g;,0\n")
+    broken, good = read_file(path)
+    assert isinstance(broken.value, Broken)
+    assert parse_sample(good.value).id == "msr_1"
+    lines = tmp_path / "d.jsonl"
+    lines.write_text(f"[1]\n{json.dumps(DEVIGN)}\n")
+    assert [isinstance(raw.value, dict) for raw in read_file(lines)] == [False, True]
+
+
+def test_a_layout_of_records_does_not_apply_to_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("samples:\n  - {id: a, code: x, label: safe}\n")
+    assert len(samples(path, "guide")) == 1
+    for read in (lambda: find_source(str(tmp_path), "devign"), lambda: samples(path, "devign")):
+        with pytest.raises(DataError, match="--format devign does not apply to YAML"):
+            read()

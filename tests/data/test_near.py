@@ -53,18 +53,26 @@ def families(seed: int, count: int) -> list[str]:
 def test_clusters_are_those_of_comparing_all_pairs(seed: int) -> None:
     codes = families(seed, 70)
     groups = [random.Random(seed + n).choice(["", "", "", "g1", "g2"]) for n in range(len(codes))]
-    found = recompute_clusters(table_of(codes, groups), SIMILARITY)
+    found = recompute_clusters([table_of(codes, groups)], SIMILARITY)
     slow = slow_clusters(codes, groups)
     for i, j in itertools.combinations(range(len(codes)), 2):
         assert (found[i] == found[j]) == (slow[i] == slow[j])
     order = list(range(len(codes)))
     random.Random(seed).shuffle(order)
-    shuffled = recompute_clusters(table_of(codes, groups).take(pa.array(order)), SIMILARITY)
+    shuffled = recompute_clusters([table_of(codes, groups).take(pa.array(order))], SIMILARITY)
     assert [found[place] for place in order] == shuffled
 
 
-def test_without_a_threshold_only_groups_count() -> None:
-    assert recompute_clusters(table_of(["a b c"] * 3, ["", "g", "g"]), None) == ["s000", "s001", "s001"]
+def test_without_a_threshold_groups_and_equal_code_count() -> None:
+    codes = ["a b c", "a b d", "a b e", "a  b\n c", "a b f"]
+    assert recompute_clusters([table_of(codes, ["", "g", "g", "", ""])], None) == [
+        "s000",
+        "s001",
+        "s001",
+        "s000",
+        "s004",
+    ]
+    assert recompute_clusters([table_of(codes, ["h", "g", "g", "g", "h"])], None) == ["s000"] * 5
 
 
 def test_proposals_find_nearly_all_pairs_at_the_threshold() -> None:

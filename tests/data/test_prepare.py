@@ -61,6 +61,26 @@ def test_an_id_whose_code_has_both_labels_is_a_conflict_in_any_order(tmp_path: P
         assert [(row["id"], row["reason"]) for row in rejected] == [("d", "conflict")] * 2
 
 
+@pytest.mark.parametrize(
+    ("policy", "kept", "refused"), [("drop", [], "abc"), ("majority", ["a"], "c"), ("keep", ["a", "c"], "")]
+)
+def test_code_with_both_labels(tmp_path: Path, policy: str, kept: list[str], refused: str) -> None:
+    """Of three samples of the same code, two are vulnerable; `b` is merged into `a` where that is kept."""
+    torn = [
+        {"id": name, "code": "p(1)", "label": label}
+        for name, label in (("a", "vulnerability"), ("b", "vulnerability"), ("c", "safe"))
+    ]
+    settings = CleaningSettings(conflicts=policy, max_rejected=0.5, near_duplicates=False)
+    done = prepare(str(write(tmp_path / "s.yaml", [*make_samples(4), *torn])), tmp_path / "out", settings)
+    assert done.read == done.kept + done.rejected + done.duplicates == 11
+    table = done.dataset.table()
+    clusters = dict(zip(table.column("id").to_pylist(), table.column("cluster").to_pylist(), strict=True))
+    assert [name for name in "abc" if name in clusters] == kept
+    assert {clusters[name] for name in kept} <= {"a"}  # equal code stays together
+    rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
+    assert [(row["id"], row["reason"]) for row in rejected] == [(name, "conflict") for name in refused]
+
+
 @hypothesis.settings(max_examples=20)
 @given(st.permutations(make_samples(4) + make_samples(2)))
 def test_the_content_does_not_depend_on_order(

@@ -234,3 +234,30 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
     for spec, message in ((str(tmp_path), "not UTF-8"), ("", "no data is named")):
         with pytest.raises(DataError, match=message):
             find_source(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"id": "a", "code": "x", "label": "safe", "label": "vulnerability"}', "label"),
+        ('{"id": "a", "code": "x", "label": "safe", "metadata": {"k": [{"deep": 1, "deep": 1}]}}', "deep"),
+    ],
+)
+def test_a_json_sample_with_a_key_twice_is_refused_and_its_neighbours_are_not(
+    tmp_path: Path, text: str, key: str
+) -> None:
+    good = {"id": "b", "code": "x", "label": "safe", "metadata": {"id": {"id": 1}}}
+    expected = [good, Broken("repeated_key", f"the key '{key}' stands twice"), good]
+    (tmp_path / "s.json").write_text(f"[{json.dumps(good)}, {text}, {json.dumps(good)}]")
+    (tmp_path / "t.json").write_text(f'{{"samples": [{json.dumps(good)}, {text}, {json.dumps(good)}]}}')
+    (tmp_path / "s.jsonl").write_text(f"{json.dumps(good)}\n{text}\n{json.dumps(good)}\n")
+    (tmp_path / "u.json").write_bytes((tmp_path / "s.jsonl").read_bytes())
+    for name in ("s.json", "t.json", "s.jsonl", "u.json"):
+        assert [raw.value for raw in read_file(tmp_path / name)] == expected
+
+
+def test_a_json_document_with_its_list_twice_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text('{"samples": [], "samples": []}')
+    with pytest.raises(DataError, match="the key 'samples' stands twice"):
+        list(read_file(path))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from brute_force import leaks
@@ -12,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secauditai.config.settings import CleaningSettings
-from secauditai.data.assign import Member, assign_stratified
-from secauditai.data.dataset import Dataset, open_dataset
+from secauditai.data.assign import Member, assign_by_time, assign_stratified
+from secauditai.data.dataset import Dataset, open_dataset, part_file, write_table
 from secauditai.data.prepare import prepare
 from secauditai.data.sources import open_data
 from secauditai.data.split import DEFAULT_RATIOS, SplitPlan, check_ratios, split_dataset
@@ -129,6 +131,27 @@ def test_no_cluster_is_said_to_be_in_train_that_is_not() -> None:
     assert len(told) == 5
 
 
+def test_a_split_without_a_cluster_gets_the_smallest_one() -> None:
+    for seed in range(50):
+        found = assign_stratified(members_of([1] * 90 + [2] * 13 + [3] * 12), DEFAULT_RATIOS, seed)
+        assert found.chosen == {"g1": "train", "g2": "test", "g3": "val"}
+        assert [text.split(")")[0] for text in found.warnings] == ["cluster g1 (90 samples"]
+
+
+def test_by_time_what_is_empty_or_too_large_is_told() -> None:
+    times = {1: 2001, 2: 2002, 3: 2003}
+    groups = [1] * 8 + [2] * 30 + [3] * 2
+    members = [
+        Member(f"s{n}", f"g{group}", "safe/none", json.dumps({"time": times[group]})) for n, group in enumerate(groups)
+    ]
+    found = assign_by_time(members, DEFAULT_RATIOS, "time")
+    assert found.chosen == {"g1": "train", "g2": "train", "g3": "test"}
+    assert [text.split(":")[0] for text in found.warnings] == ["val is empty"]
+    found = assign_by_time(members, {"train": 0.2, "val": 0.2, "test": 0.6}, "time")
+    assert found.chosen == {"g1": "train", "g2": "val", "g3": "test"}
+    assert found.warnings == ["cluster g2 (30 samples) is larger than the share of val, where its time puts it"]
+
+
 def test_by_project_no_project_is_in_two_splits(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, with_metadata(make_samples(40), project=lambda pair: f"p{pair % 11}"))
     result = split_dataset(dataset, SplitPlan(by_project=True))
@@ -189,6 +212,37 @@ def test_extending_keeps_what_was_and_refuses_bridges(tmp_path: Path) -> None:
 def cluster_of(dataset: Dataset, sample: str) -> str:
     table = dataset.table()
     return dict(zip(table.column("id").to_pylist(), table.column("cluster").to_pylist(), strict=True))[sample]
+
+
+def test_ratios_are_not_told_of_splits_that_have_none(tmp_path: Path) -> None:
+    dataset = prepared(tmp_path, with_metadata(make_samples(12), split=lambda pair: ("train", "val", "test")[pair % 3]))
+    for plan in (SplitPlan(folds=3), SplitPlan(predefined=True)):
+        assert "ratios" not in split_dataset(dataset, plan).dataset.manifest["splits"]
+    assert split_dataset(dataset, SplitPlan()).dataset.manifest["splits"]["ratios"] == DEFAULT_RATIOS
+
+
+def test_samples_are_read_a_part_at_a_time_and_only_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = prepared(tmp_path, make_samples(20))
+    whole = dataset.table()
+    for number in range(4):
+        write_table(whole.slice(number * 10, 10), part_file(dataset.layout.samples, number))
+    read: list[set[str]] = []
+    plain = pq.read_table
+
+    def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+        read.append(set(columns or whole.column_names))
+        return plain(path, columns=columns)
+
+    monkeypatch.setattr(pq, "read_table", read_table)
+    result = split_dataset(dataset, SplitPlan())
+    assert sum(result.counts.values()) == 40
+    assert result.labels["train"] == {"safe": 16, "vulnerability": 16}
+    together = [columns for columns in read if "code" in columns and columns != set(whole.column_names)]
+    assert together == [{"id", "group", "code"}] * len(together)
+    assert read.count(set(whole.column_names)) == 4  # each part once, where it is dealt out
+    assert not any("metadata" in columns and columns != set(whole.column_names) for columns in read)
 
 
 def test_ways_cannot_be_combined() -> None:

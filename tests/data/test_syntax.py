@@ -20,7 +20,7 @@ CODE = {
 @pytest.mark.parametrize("language", GRAMMARS)
 def test_languages_are_told_and_comments_found(language: str) -> None:
     assert detect_language(CODE[language]) == language
-    stripped = strip_comments(CODE[language], language)
+    stripped, _ = strip_comments(CODE[language], language)
     assert "note" not in stripped
     assert "here" not in stripped
     assert not parse_code(stripped, language).root_node.has_error
@@ -38,7 +38,22 @@ def test_prose_is_in_no_language() -> None:
 
 
 def test_what_is_not_in_a_known_language_is_left_alone() -> None:
-    assert strip_comments("-- note\nselect 1", "sql") == "-- note\nselect 1"
+    assert strip_comments("-- note\nselect 1", "sql", [2]) == ("-- note\nselect 1", [2])
+
+
+def test_lines_are_followed_through_stripped_comments() -> None:
+    code = "/* one\n two */\nint f(int x) {\n  // three\n  int y = x; /* four\n five */ y += 1;\n  return y;\n}\n"
+    stripped, lines = strip_comments(code, "c", [1, 3, 4, 5, 6, 7, 99])
+    assert stripped == "int f(int x) {\n  int y = x;  y += 1;\n  return y;\n}\n"
+    assert lines == [1, 2, 2, 3]
+
+
+def test_flaw_lines_stay_right_when_comments_go() -> None:
+    code = "# why\ndef f(x):\n    # because\n    return eval(x)\n"
+    raw = {"id": "a", "code": code, "label": "vulnerability", "metadata": {"language": "python", "flaw_lines": [4]}}
+    refined = refine(parse_sample(raw), CleaningSettings(strip_comments=True))
+    assert refined.code.splitlines()[refined.metadata["flaw_lines"][0] - 1] == "    return eval(x)"
+    assert refine(parse_sample(raw), CleaningSettings()).metadata["flaw_lines"] == [4]
 
 
 def test_refining_finds_the_language_and_strips_on_request() -> None:

@@ -9,7 +9,7 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.prepare import prepare
 from secauditai.data.readers import find_source, list_files
 from secauditai.data.readers.trees import TREES
-from secauditai.data.schema import Sample, parse_sample
+from secauditai.data.schema import Sample, SampleError, parse_sample
 from secauditai.errors import DataError
 
 CASE = "CWE78_OS_Command_Injection__char_demo"
@@ -175,3 +175,123 @@ def test_a_wanted_kind_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no test cases of juliet"):
         find_source(str(tmp_path), "juliet")
     assert find_source(str(tmp_path)).files == list_files(str(tmp_path))
+
+
+def test_a_juliet_case_with_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "CWE89_SQL__demo_81a.java").write_text(JAVA_A)
+    (tmp_path / "CWE89_SQL__demo_81_bad.java").write_bytes(JAVA_B.encode() + b"// \xe9\n")
+    (raw,) = TREES["juliet"].read_case(tmp_path, find_source(str(tmp_path)).cases[0])
+    assert raw.where == f"{tmp_path}/CWE89_SQL__demo_81_bad.java:1"
+    with pytest.raises(SampleError, match=r"CWE89_SQL__demo_81_bad\.java is not UTF-8") as refused:
+        parse_sample(raw.value)
+    assert refused.value.reason == "not_utf8"
+
+
+def sard_xml(root: Path, **linked: str) -> None:
+    """Write one safe test case for each number, with the numbers that it is associated with."""
+    cases = []
+    for name, others in linked.items():
+        (root / f"{name}.c").write_text(f"int {name};\n")
+        pairs = "".join(f'<association type="pair" testcaseid="{other}"/>' for other in others.split())
+        cases.append(f'<testcase id="{name[1:]}"><file path="{name}.c"/>{pairs}</testcase>')
+    (root / "manifest.xml").write_text(f"<container>{''.join(cases)}</container>")
+
+
+def test_sard_pairs_are_one_group_whichever_names_the_other(tmp_path: Path) -> None:
+    sard_xml(tmp_path, n1="2", n2="", n3="5", n4="", n5="4", n6="9", n7="9", n8="")
+    groups = {name.removeprefix("sard_"): sample.group for name, sample in samples(tmp_path, "sard").items()}
+    found: dict[str, set[str]] = {}
+    for name, group in groups.items():
+        found.setdefault(group, set()).add(name)
+    assert sorted(map(sorted, found.values())) == [["1", "2"], ["3", "4", "5"], ["6", "7"], ["8"]]
+    assert groups["5"] == "sard_3"
+
+
+def test_a_sard_case_whose_flawed_file_is_missing_is_not_safe(tmp_path: Path) -> None:
+    sard_xml(tmp_path, n1="")
+    text = (tmp_path / "manifest.xml").read_text()
+    flawed = '<file path="gone.c"><flaw line="1" name="CWE-1"/></file></testcase>'
+    (tmp_path / "manifest.xml").write_text(text.replace("</testcase>", flawed))
+    (raw,) = TREES["sard"].read_case(tmp_path, find_source(str(tmp_path)).cases[0])
+    with pytest.raises(SampleError, match="'code' is empty"):
+        parse_sample(raw.value)
+
+
+def sarif_run(number: int, state: str, uri: str, kind: str = "", pairs: tuple[str, ...] = ()) -> dict[str, object]:
+    """A run as NIST writes it; a good case lists what it avoids as passed."""
+    place = {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}
+    result = {"ruleId": "CWE-415", "locations": [place], **({"kind": kind} if kind != "fail" else {})}
+    return {
+        "properties": {"id": number, "state": state, "pairs": list(pairs)},
+        "artifacts": [{"location": {"uri": uri}}],
+        "results": [result] if kind else [],
+    }
+
+
+def test_sard_sarif_states_and_pairs(tmp_path: Path) -> None:
+    runs = {
+        "149075-v2.0.0": sarif_run(149075, "bad", "src/m.c", "fail"),
+        "149076-v1.0.0": sarif_run(1591, "good", "src/m.c", "pass", ("149075-v1.0.0",)),
+        "98-v1.0.0": sarif_run(98, "bad", "src/m.c"),
+    }
+    for number, (name, run) in enumerate(runs.items()):
+        (tmp_path / name / "src").mkdir(parents=True)
+        (tmp_path / name / "src" / "m.c").write_text(f"int m{number};\n")
+        (tmp_path / name / "manifest.sarif").write_text(json.dumps({"runs": [run]}))
+    found = samples(tmp_path, "sard")
+    labels = {name: (sample.label, sample.category) for name, sample in found.items()}
+    assert labels == {
+        "sard_149075": ("vulnerability", "cwe-415"),
+        "sard_1591": ("safe", "none"),
+        "sard_98": ("vulnerability", "none"),
+    }
+    assert found["sard_149075"].group == found["sard_1591"].group != found["sard_98"].group
+    assert found["sard_149075"].metadata["flaw_lines"] == [1]
+    assert "flaw_lines" not in found["sard_1591"].metadata
+
+
+def test_sard_sarif_of_a_test_suite(tmp_path: Path) -> None:
+    cases = []
+    for number, state, kind, pairs in ((9, "bad", "fail", ("10-v1.0.0",)), (10, "good", "pass", ())):
+        name = f"{number}-v1.0.0"
+        (tmp_path / name / "src").mkdir(parents=True)
+        (tmp_path / name / "src" / "m.c").write_text(f"int m{number};\n")
+        run = sarif_run(number, state, f"{name}/src/m.c", kind, pairs)
+        cases.append({"identifier": name, "sarif": {"runs": [run]}})
+        own = sarif_run(number, state, "src/m.c", kind, pairs)
+        (tmp_path / name / "manifest.sarif").write_text(json.dumps({"runs": [own]}))
+    (tmp_path / "manifest.sarif").write_text(json.dumps({"testCases": cases}))
+    assert len(find_source(str(tmp_path)).cases) == 2
+    found = samples(tmp_path, "sard")
+    assert {name: sample.label for name, sample in found.items()} == {"sard_9": "vulnerability", "sard_10": "safe"}
+    assert found["sard_9"].group == found["sard_10"].group
+
+
+def test_data_files_beside_test_cases_are_not_dropped(tmp_path: Path) -> None:
+    (tmp_path / f"{CASE}_01.c").write_text(C_FILE)
+    data = [{"id": str(number), "code": f"int x{number};", "label": "safe"} for number in range(40)]
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"test cases of juliet and data files, such as data\.json"):
+        find_source(str(tmp_path))
+    assert find_source(str(tmp_path), "juliet").tree == "juliet"
+    assert find_source(str(tmp_path), "guide").files == [tmp_path / "data.json"]
+
+
+def test_settings_and_results_of_tools_are_no_data_files(tmp_path: Path) -> None:
+    (tmp_path / "BenchmarkTest00001.java").write_text("class A {}\n")
+    for version in ("1.1", "1.2"):
+        (tmp_path / f"expectedresults-{version}.csv").write_text("# test name\nBenchmarkTest00001,hash,true,328\n")
+    (tmp_path / "compose.yml").write_text("services: {web: {image: x}}\n")
+    (tmp_path / "steps.yml").write_text("- {name: a, run: b}\n")
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    (tmp_path / "results.json").write_text('[{"file": "a.java", "line": 1}]')
+    (tmp_path / "settings.json").write_text("{ // not JSON\n}")
+    assert find_source(str(tmp_path)).tree == "owasp-benchmark"
+
+
+def test_the_newest_owasp_table_is_that_of_the_highest_version(tmp_path: Path) -> None:
+    (tmp_path / "BenchmarkTest00001.java").write_text("class A {}\n")
+    for version, real in (("1.10", "true"), ("1.10beta", "false"), ("1.2", "false"), ("1.9.9", "false")):
+        (tmp_path / f"expectedresults-{version}.csv").write_text(f"BenchmarkTest00001,hash,{real},328\n")
+    assert samples(tmp_path, "owasp-benchmark")["BenchmarkTest00001"].label == "vulnerability"
+    assert tmp_path / "expectedresults-1.10.csv" in find_source(str(tmp_path)).files

@@ -2,8 +2,10 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from secauditai.data.readers.streams import open_seekable, open_text
 from secauditai.data.schema import Broken
@@ -15,11 +17,52 @@ LISTS = ("samples", "data")
 """Keys under which a JSON document may hold its records."""
 
 
+class _Json:
+    """Parses JSON in which no mapping may hold a key twice: which of the two counts is anyone's guess."""
+
+    def __init__(self) -> None:
+        self._decode = json.JSONDecoder(object_pairs_hook=self._mapping).decode
+        self._any = False
+
+    def parse(self, text: str) -> Any:
+        """The value; a `Broken` stands in the place of each mapping with a key twice.
+
+        Raises:
+            ValueError: when it is not JSON.
+            RecursionError: when it is nested too deeply.
+        """
+        return self._decode(text)
+
+    def whole(self, record: object) -> object:
+        """A parsed record, or the `Broken` that stands somewhere in it."""
+        return next(_broken_in(record), record) if self._any else record
+
+    def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any] | Broken:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        self._any = True
+        counts = Counter(key for key, _ in pairs)
+        repeated = next(key for key in counts if counts[key] > 1)
+        return Broken("repeated_key", f"the key {repr(repeated)[:40]} stands twice")
+
+
+def _broken_in(record: object) -> Iterator[Broken]:
+    left = [record]
+    while left:
+        value = left.pop()
+        if isinstance(value, Broken):
+            yield value
+        elif isinstance(value, dict | list):
+            left += value.values() if isinstance(value, dict) else value
+
+
 def read_json(path: Path) -> Iterator[Place]:
     """A list of records, or one under `samples`."""
+    json_parser = _Json()
     try:
         with open_text(path) as stream:
-            document = json.load(stream)
+            document = json_parser.parse(stream.read())
     except json.JSONDecodeError as error:
         # Benchmarks often call a file of JSON lines `.json`.
         if error.msg == "Extra data" and error.lineno > 1:
@@ -32,16 +75,19 @@ def read_json(path: Path) -> Iterator[Place]:
         raise
     except ValueError as error:
         raise DataError(f"not valid JSON: {_first_sentence(error)}", where=str(path)) from None
+    if isinstance(document, Broken):
+        raise DataError(document.message, where=str(path))
     if isinstance(document, dict):
         document = next((document[key] for key in LISTS if key in document), [document] if "func" in document else None)
     if not isinstance(document, list):
         raise DataError("there is no list of samples", where=str(path), hint="Use a list, or `samples` with a list.")
     for number, value in enumerate(document):
-        yield f"{path}:samples[{number}]", value
+        yield f"{path}:samples[{number}]", json_parser.whole(value)
 
 
 def read_json_lines(path: Path) -> Iterator[Place]:
     """One record per line."""
+    json_parser = _Json()
     with open_text(path) as lines:
         empty = True
         for number, line in enumerate(lines, 1):
@@ -49,9 +95,10 @@ def read_json_lines(path: Path) -> Iterator[Place]:
                 continue
             empty = False
             try:
-                yield f"{path}:{number}", json.loads(line)
+                record = json_parser.parse(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"not valid JSON: {_first_sentence(error)}", where=f"{path}:{number}") from None
+            yield f"{path}:{number}", json_parser.whole(record)
         if empty:
             raise DataError("the file is empty", where=str(path))
 

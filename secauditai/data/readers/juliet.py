@@ -16,6 +16,7 @@ from typing import Any
 
 from secauditai.data.readers.cases import Case, files_below, read_source
 from secauditai.data.readers.raw import RawSample
+from secauditai.data.schema import Broken
 
 FILE = re.compile(r"(CWE(\d+)_.+?__.+?)_(\d\d)(?:[a-e]|_(?P<flavour>bad|good\w*|base))?\.(c|cpp|java)")
 NAME = re.compile(r"(?:helper)?(bad|good(?:G2B|B2G)?\d*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -52,8 +53,13 @@ def list_cases(root: Path) -> list[Case]:
 
 
 def read_case(root: Path, case: Case) -> Iterator[RawSample]:
-    """The vulnerable and the safe samples of a test case."""
-    functions = [function for name in case.files for function in _functions(root, name)]
+    """The vulnerable and the safe samples of a test case; one that is refused when it cannot be read whole."""
+    codes = {name: read_source(root / name) for name in case.files}
+    if unread := [name for name in case.files if codes[name] is None]:
+        broken = Broken("not_utf8", f"{unread[0]} is not UTF-8 text, so the test case {case.name} is not whole")
+        yield RawSample(f"{root / unread[0]}:1", broken)
+        return
+    functions = [function for name, code in codes.items() if code for function in _functions(name, code)]
     chosen = [function for function in functions if not function.helper and function.flavour != WRAPPER]
     for main in chosen:
         parts = [f for f in functions if f is main or (f.helper and _belongs(f.flavour, main.flavour))]
@@ -68,16 +74,14 @@ def _belongs(helper: str, main: str) -> bool:
     return helper == main or (helper != WRAPPER and re.fullmatch(re.escape(helper) + r"\d", main) is not None)
 
 
-def _functions(root: Path, name: str) -> Iterator[Function]:
+def _functions(name: str, code: str) -> Iterator[Function]:
+    """The functions of a file that have a part in its test case."""
     from secauditai.data.syntax import parse_code, walk
 
-    path = root / name
-    code = read_source(path)
-    language = LANGUAGES[path.suffix]
-    found = FILE.fullmatch(path.name)
-    if code is None or found is None:
+    found = FILE.fullmatch(Path(name).name)
+    if found is None:
         return
-    for node in walk(parse_code(code, language).root_node):
+    for node in walk(parse_code(code, LANGUAGES[Path(name).suffix]).root_node):
         if node.type not in FUNCTIONS:
             continue
         declared = _declared_name(node)

@@ -41,18 +41,16 @@ class Layout:
     keys: frozenset[str]
     """Keys that tell it from others."""
     convert: Callable[[Record, str, int], Iterable[object]]
-    """(record, name of the file without ending, number of the record) to raw samples."""
+    """(record, stem of its file, number of the record) to raw samples, at least one; ids begin with the stem."""
     default_language: str = ""
 
 
-def guess_layout(record: object, path: PurePath) -> Layout:
+def guess_layout(record: Record, path: PurePath) -> Layout:
     """The layout whose keys a file's first record has.
 
     Raises:
-        DataError: when no layout fits a record that is a mapping.
+        DataError: when no layout fits.
     """
-    if not isinstance(record, Mapping):
-        return LAYOUTS["guide"]
     if {"func", "target"} <= record.keys() and "paired" in path.name:
         return LAYOUTS["primevul-paired"]
     fitting = [layout for layout in LAYOUTS.values() if layout.keys <= record.keys()]
@@ -106,7 +104,7 @@ def _paired_function(record: Record, stem: str, number: int) -> Iterator[object]
 
 def _big_vul(record: Record, stem: str, number: int) -> Iterator[object]:
     name = f"{stem}_{_own_id(record, number)}"
-    if str(record.get("vul")).strip() in ("1", "1.0", "True", "true"):
+    if _label(record.get("vul")) == "vulnerability":
         yield from _pair(record, name, record["func_before"], record.get("func_after"))
     else:
         yield _sample(record, name, record["func_before"], record.get("vul"))
@@ -123,16 +121,22 @@ def _sven(record: Record, stem: str, number: int) -> Iterator[object]:
 
 
 def _pair(record: Record, name: str, before: object, after: object) -> Iterator[Raw]:
-    """A vulnerable function and its fix; one of them only where the other was added or deleted."""
-    for label, code in (("vulnerability", before), ("safe", after)):
-        if isinstance(code, str) and code.strip():
-            sample = _sample(record, f"{name}_{'before' if label != 'safe' else 'after'}", code, None)
-            sample["label"] = label
-            sample["metadata"]["group"] = name
-            if label == "safe":
-                sample["metadata"].pop("flaw_lines", None)
-                sample.pop("category", None)
-            yield sample
+    """A vulnerable function and its fix; one of them only where the other was added or deleted.
+
+    Without either, one sample without code, so that the record is refused and not lost.
+    """
+    sides = [side for side in (("before", before, 1), ("after", after, 0)) if not _is_empty(side[1])]
+    for side, code, target in sides or [("before", None, 1)]:
+        sample = _sample(record, f"{name}_{side}", code, target)
+        sample["metadata"]["group"] = name
+        if side == "after":
+            sample["metadata"].pop("flaw_lines", None)
+        yield sample
+
+
+def _is_empty(code: object) -> bool:
+    """Whether there is no such side; a float is the NaN that tables hold for a text that is missing."""
+    return code is None or isinstance(code, float) or (isinstance(code, str) and not code.strip())
 
 
 def _sample(record: Record, name: str, code: object, target: object) -> Raw:
@@ -143,22 +147,28 @@ def _sample(record: Record, name: str, code: object, target: object) -> Raw:
             metadata[key] = value
     if "flaw_lines" in metadata:
         metadata["flaw_lines"] = [int(number) for number in re.findall(r"\d+", str(metadata["flaw_lines"]))]
-    cwe = _first_cwe(metadata.get("cwe"))
-    if cwe:
-        metadata["cwe"] = cwe
+    cwes = _cwes(metadata.get("cwe"))
+    if cwes:
+        metadata["cwe"] = cwes[0]
+    if len(cwes) > 1:
+        metadata["cwes"] = cwes
     if "language" not in metadata and (ending := PurePath(str(metadata.get("file", ""))).suffix.lower()) in ENDINGS:
         metadata["language"] = ENDINGS[ending]
-    number = int(target) if isinstance(target, float) and target in (0, 1) else target
-    label = LABELS.get(str(number).strip().lower(), target)
-    sample: Raw = {"id": name, "code": code, "label": label, "metadata": metadata}
-    if cwe and label != "safe":
-        sample["category"] = cwe.lower()
+    sample: Raw = {"id": name, "code": code, "label": _label(target), "metadata": metadata}
+    if cwes and sample["label"] != "safe":
+        sample["category"] = cwes[0].lower()
     return sample
 
 
-def _first_cwe(value: object) -> str:
-    found = re.search(r"CWE-?(\d+)", str(value), re.IGNORECASE) if value is not None else None
-    return f"CWE-{int(found[1])}" if found else ""
+def _label(target: object) -> object:
+    """The label that 1, 0, 1.0, "0.0", true and the like mean; anything else as it is, for the schema to judge."""
+    return LABELS.get(str(target).strip().lower().removesuffix(".0"), target)
+
+
+def _cwes(value: object) -> list[str]:
+    """All weaknesses that a value names, each once, in its order."""
+    found = re.findall(r"CWE-?(\d+)", str(value), re.IGNORECASE)
+    return list(dict.fromkeys(f"CWE-{int(number)}" for number in found))
 
 
 def _own_id(record: Record, number: int) -> object:

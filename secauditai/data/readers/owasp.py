@@ -21,7 +21,14 @@ HEADER = re.compile(r"\A\s*(/\*.*?\*/|(#[^\n]*\n)+|(\"\"\".*?\"\"\"))\s*", re.DO
 
 def manifests(root: Path) -> list[Path]:
     """The table of expected results: the newest, when there are several."""
-    return sorted(root.glob(RESULTS))[-1:]
+    return sorted(root.glob(RESULTS), key=_version)[-1:]
+
+
+def _version(table: Path) -> tuple[list[int], bool, str]:
+    """What orders tables by age: 1.2 is before 1.10, and a 1.2beta before them."""
+    text = table.stem.removeprefix("expectedresults-")
+    rest = text.lstrip("0123456789.")
+    return [int(part) for part in re.findall(r"\d+", text.removesuffix(rest))], not rest, rest
 
 
 def list_cases(root: Path) -> list[Case]:

@@ -3,8 +3,11 @@
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from secauditai.data.readers.containers import Place, read_csv, read_json, read_
 from secauditai.data.readers.layouts import LAYOUTS, Layout, guess_layout
 from secauditai.data.readers.raw import RawSample
 from secauditai.data.readers.streams import COMPRESSIONS, inner_suffix
-from secauditai.data.readers.trees import TREES, find_tree
+from secauditai.data.readers.trees import TREES, Tree, find_tree
 from secauditai.data.readers.yaml_events import read_yaml_samples
 from secauditai.data.schema import valid_unicode
 from secauditai.errors import DataError
@@ -33,6 +36,9 @@ READERS = (*YAML, *CONTAINERS)
 AUTO = "auto"
 FORMATS = (AUTO, *LAYOUTS, *TREES)
 """What `--format` takes: the layout of records, however their file stores them, or of a directory of sources."""
+GUIDE = "guide"
+LOOKED_AT = 20
+"""First samples of a file that tell whether it holds any."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def find_source(spec: str, layout: str = AUTO) -> Source:
     """The directory of sources, or the data files, that a path, directory or glob names.
 
     Raises:
-        DataError: when there are none.
+        DataError: when there are none, or both and no layout that tells which is meant.
     """
     if not spec:
         raise DataError("no data is named", hint="Name a file, directory or glob.")
@@ -80,10 +86,55 @@ def find_source(spec: str, layout: str = AUTO) -> Source:
     found = find_tree(root, layout) if root.is_dir() and not is_dataset(root) else None
     tree, cases = found or (None, [])
     files = tree.files(root, cases) if tree else list_files(spec)
+    if tree and layout == AUTO:
+        _check_alone(root, tree, files)
     for path in files:
+        if not tree:
+            _check_layout(path, layout)
         if valid_unicode(str(path)) != str(path):
             raise DataError("the name of the file is not UTF-8", where=valid_unicode(str(path)), hint="Rename it.")
     return Source(spec, files, tree.name if tree else "", tuple(cases))
+
+
+def _check_alone(root: Path, tree: Tree, files: list[Path]) -> None:
+    """Raise a DataError when data files with samples stand beside the test cases of a tree."""
+    known = set(files)
+    for path in files_below(root, leave_out=is_dataset):
+        if inner_suffix(path) in READERS and path not in known and _holds_samples(path):
+            raise DataError(
+                f"holds test cases of {tree.name} and data files, such as {path.relative_to(root)}",
+                where=str(root),
+                hint=f"--format {tree.name} reads the test cases, --format {GUIDE} or another layout the data files.",
+            )
+
+
+def _holds_samples(path: Path) -> bool:
+    """Whether a file is one of samples, and not a tool's settings or results, which are JSON or YAML as well."""
+    try:
+        return any(isinstance(raw.value, dict) and "code" in raw.value for raw in islice(read_file(path), LOOKED_AT))
+    except DataError:
+        return False
+
+
+def file_stems(files: Iterable[Path]) -> dict[Path, str]:
+    """What the ids of each file's samples begin with, where its records have no whole ids of their own.
+
+    It is the file's name up to the first dot; with its directories below those of all where several files have the
+    same; with all of its name where this is still the same.
+    """
+    left = list(dict.fromkeys(files))
+    root = os.path.commonpath([path.parent for path in left]) if left else ""
+    forms: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.name.partition(".")[0],
+        lambda path: path.relative_to(root).with_name(path.name.partition(".")[0]).as_posix(),
+        lambda path: path.relative_to(root).as_posix(),
+    )
+    stems: dict[Path, str] = {}
+    for form in forms:
+        stems |= {path: form(path) for path in left}
+        counts = Counter(stems[path] for path in left)
+        left = [path for path in left if counts[stems[path]] > 1]
+    return stems
 
 
 def existing_path(spec: str) -> Path | None:
@@ -126,37 +177,37 @@ def list_files(spec: str) -> list[Path]:
     return files
 
 
-def read_file(path: Path, layout: str = AUTO) -> Iterator[RawSample]:
+def read_file(path: Path, layout: str = AUTO, stem: str = "") -> Iterator[RawSample]:
     """The raw samples of a file.
 
     Args:
         path: a data file.
         layout: one of `FORMATS`; auto looks at the first record.
+        stem: what ids begin with, as `file_stems` gives it; "" for the file's name up to the first dot.
 
     Raises:
-        DataError: with file and line when its structure cannot be read.
+        DataError: with file and line when its structure cannot be read, or when it cannot have the layout.
     """
     _check_ending(path)
-    if layout in TREES:
-        raise DataError(f"--format {layout} needs a directory of sources", where=str(path))
+    _check_layout(path, layout)
     try:
         if inner_suffix(path) in YAML:
             yield from (RawSample(f"{path}:{line}", value) for line, value in read_yaml_samples(path))
         else:
-            yield from _records(path, CONTAINERS[inner_suffix(path)](path), layout)
+            stem = stem or file_stems([path])[path]
+            yield from _records(path, CONTAINERS[inner_suffix(path)](path), layout, stem)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     except UnicodeDecodeError:
         raise DataError("not UTF-8 text", where=str(path)) from None
 
 
-def _records(path: Path, places: Iterator[Place], wanted: str) -> Iterator[RawSample]:
+def _records(path: Path, places: Iterator[Place], wanted: str, stem: str) -> Iterator[RawSample]:
     layout: Layout | None = LAYOUTS.get(wanted)
-    stem = path.name.partition(".")[0]
     for number, (where, record) in enumerate(places):
-        if layout is None:
+        if layout is None and isinstance(record, dict):
             layout = guess_layout(record, path)
-        if not isinstance(record, dict) or not layout.keys <= record.keys():
+        if layout is None or not isinstance(record, dict) or not layout.keys <= record.keys():
             yield RawSample(where, record)  # refused by the schema, with what it lacks
             continue
         for value in layout.convert(record, stem, number):
@@ -167,6 +218,17 @@ def _with_language(value: object, layout: Layout) -> object:
     if layout.default_language and isinstance(value, dict):
         value["metadata"].setdefault("language", layout.default_language)
     return value
+
+
+def _check_layout(path: Path, layout: str) -> None:
+    if layout in TREES:
+        raise DataError(f"--format {layout} needs a directory of sources", where=str(path))
+    if inner_suffix(path) in YAML and layout not in (AUTO, GUIDE):
+        raise DataError(
+            f"--format {layout} does not apply to YAML, which holds samples of the guide's format",
+            where=str(path),
+            hint="Leave --format out, or keep the dataset's records as JSON, JSON lines, CSV or Parquet.",
+        )
 
 
 def _check_ending(path: Path) -> None:

@@ -1,12 +1,14 @@
 """SARD: test cases of NIST's Software Assurance Reference Dataset, labelled by `manifest.xml` or `manifest.sarif`.
 
 A test case with flaws gives its flawed files as one vulnerable sample; one without gives its files as a safe one.
-A vulnerable test case and its fixed version, where the manifest associates them, form a group.
+Where SARIF states that a test case is good or bad, that counts: it lists weaknesses of good ones too, as passed.
+Test cases that a manifest associates, as a vulnerable one and its fixed version, are one group, over any chain of them.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +19,8 @@ from secauditai.errors import DataError
 
 XML, SARIF = "manifest.xml", "manifest.sarif"
 FLAWS = ("flaw", "mixed")
+VERSION = re.compile(r"-v[\d.]+\Z")
+"""What follows the number of a test case in its identifier, such as `149076-v1.0.0`."""
 
 
 def manifests(root: Path) -> list[Path]:
@@ -28,17 +32,37 @@ def manifests(root: Path) -> list[Path]:
 
 
 def list_cases(root: Path) -> list[Case]:
-    """The test cases of all manifests.
+    """The test cases of all manifests; one of which a test suite's and its own manifest tell the same is listed once.
 
     Raises:
         DataError: when a manifest cannot be read.
     """
-    found = [
+    found = dict.fromkeys(
         case
         for path in manifests(root)
         for case in (_cases_of_xml(root, path) if path.name == XML else _cases_of_sarif(root, path))
-    ]
-    return sorted(found, key=lambda case: case.name)
+    )
+    groups = _groups([case.name, *case.fact("linked")] for case in found)
+    named = [replace(case, facts=json.dumps({**json.loads(case.facts), "group": groups[case.name]})) for case in found]
+    return sorted(named, key=lambda case: case.name)
+
+
+def _groups(links: Iterable[list[str]]) -> dict[str, str]:
+    """The smallest of all numbers that a number is linked to, over whatever links and in whichever direction."""
+    parents: dict[str, str] = {}
+
+    def root_of(number: str) -> str:
+        parents.setdefault(number, number)
+        while (above := parents[number]) != number:
+            parents[number] = number = parents[above]
+        return number
+
+    for first, *others in links:
+        for other in others:
+            low, high = sorted((root_of(first), root_of(other)))
+            parents[high] = low
+        root_of(first)
+    return {number: root_of(number) for number in list(parents)}
 
 
 def read_case(root: Path, case: Case) -> Iterator[RawSample]:
@@ -53,8 +77,9 @@ def read_case(root: Path, case: Case) -> Iterator[RawSample]:
     if len(names) == 1 and flaws.get(names[0]):
         metadata["flaw_lines"] = sorted(set(flaws[names[0]]))
     metadata["group"] = f"sard_{case.fact('group')}"
-    sample = {"id": f"sard_{case.name}", "code": code, "label": "vulnerability" if flaws else "safe"}
-    if flaws and metadata.get("cwe"):
+    bad = case.fact("bad")
+    sample = {"id": f"sard_{case.name}", "code": code, "label": "vulnerability" if bad else "safe"}
+    if bad and metadata.get("cwe"):
         sample["category"] = metadata["cwe"].lower()
     yield RawSample(f"{root / names[0]}:1" if names else f"{root}:{case.name}", {**sample, "metadata": metadata})
 
@@ -80,42 +105,70 @@ def _case_of_element(root: Path, element: ElementTree.Element) -> Case:
     files, flaws, weakness = [], {}, ""
     for item in element.iter("file"):
         name = item.get("path", "")
+        found = [flaw for tag in FLAWS for flaw in item.iter(tag)]
         if inside(root, name) is None and inside(root, f"testcases/{name}") is not None:
             name = f"testcases/{name}"
-        if inside(root, name) is None or Path(name).suffix.lower() not in ENDINGS:
-            continue
-        files.append(name)
-        found = [flaw for tag in FLAWS for flaw in item.iter(tag)]
+        if inside(root, name) is not None and Path(name).suffix.lower() in ENDINGS:
+            files.append(name)
         if found:
             flaws[name] = [int(flaw.get("line", "0")) for flaw in found if flaw.get("line", "").isdigit()]
             weakness = weakness or str(found[0].get("name", ""))
-    number = element.get("id", "")
-    pair = [item.get("testcaseid") or item.get("id") or "" for item in element.iter("association")]
-    return _case(number, files, flaws, weakness, min([number, *filter(None, pair)]))
+    linked = [item.get("testcaseid") or item.get("id") or "" for item in element.iter("association")]
+    return _case(element.get("id", ""), files, flaws, weakness, linked)
 
 
 def _cases_of_sarif(root: Path, path: Path) -> Iterator[Case]:
+    """The test case of a manifest, or all of a test suite's manifest, which holds one SARIF document for each."""
+    here = path.parent.relative_to(root)
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        for run in runs:
-            here = path.parent.relative_to(root)
-            flaws: dict[str, list[int]] = {}
-            weakness = ""
-            for result in run.get("results", []):
-                weakness = weakness or str(result.get("ruleId", ""))
-                for location in result.get("locations", []):
-                    place = location["physicalLocation"]
-                    name = (here / place["artifactLocation"]["uri"]).as_posix()
-                    flaws.setdefault(name, []).append(int(place.get("region", {}).get("startLine", 0)))
-            listed = [(here / item["location"]["uri"]).as_posix() for item in run.get("artifacts", [])]
-            files = [name for name in listed or flaws if inside(root, name) and Path(name).suffix.lower() in ENDINGS]
-            number = str(run.get("properties", {}).get("id") or here.name)
-            yield _case(number, files, {name: flaws[name] for name in files if name in flaws}, weakness, number)
+        document = json.loads(path.read_text(encoding="utf-8"))
+        suite = [(item["identifier"], item["sarif"]) for item in document.get("testCases", [])]
+        for identifier, sarif in suite or [("", document)]:
+            for run in sarif["runs"]:
+                yield _case_of_run(root, here, run, identifier)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"not a SARIF manifest: {error!r}", where=str(path)) from None
 
 
-def _case(number: str, files: list[str], flaws: dict[str, list[int]], weakness: str, group: str) -> Case:
+def _case_of_run(root: Path, here: Path, run: dict[str, Any], identifier: str) -> Case:
+    """A test case of SARIF.
+
+    Args:
+        root: the directory of all test cases.
+        here: that of the manifest, below the root.
+        run: what the manifest says about the test case.
+        identifier: such as `149076-v1.0.0`; "" when only the directory's name and the run tell it.
+    """
+    facts = run.get("properties", {})
+    flaws: dict[str, list[int]] = {}
+    weakness = ""
+    for result in run.get("results", []):
+        weakness = weakness or str(result.get("ruleId", ""))
+        if facts.get("state") == "good" or result.get("kind", "fail") != "fail":
+            continue
+        for location in result.get("locations", []):
+            place = location["physicalLocation"]
+            name = (here / place["artifactLocation"]["uri"]).as_posix()
+            flaws.setdefault(name, []).append(int(place.get("region", {}).get("startLine", 0)))
+    listed = [(here / item["location"]["uri"]).as_posix() for item in run.get("artifacts", [])]
+    files = [name for name in listed or flaws if inside(root, name) and Path(name).suffix.lower() in ENDINGS]
+    known = str(facts.get("id") or VERSION.sub("", identifier) or here.name)
+    # Pairs are named by identifier, and the run's own id may be an older number of the same test case.
+    own = [facts.get("id"), identifier or (here.name if VERSION.search(here.name) else None)]
+    linked = [VERSION.sub("", str(name)) for name in (*own, *(facts.get("pairs") or [])) if name]
+    return _case(known, files, flaws, weakness, linked, bad=facts.get("state") in ("bad", "mixed"))
+
+
+def _case(
+    number: str, files: list[str], flaws: dict[str, list[int]], weakness: str, linked: list[str], *, bad: bool = False
+) -> Case:
+    """A test case; without files, so that it is refused, when none of its flawed ones can be read."""
     found = re.search(r"CWE-?(\d+)", weakness, re.IGNORECASE)
-    cwe = f"CWE-{int(found[1])}" if found else ""
-    return Case(number, tuple(files), json.dumps({"flaws": flaws, "cwe": cwe, "group": group}))
+    known = {name: flaws[name] for name in files if name in flaws}
+    facts = {
+        "flaws": known,
+        "bad": bad or bool(flaws),
+        "cwe": f"CWE-{int(found[1])}" if found else "",
+        "linked": [name for name in linked if name and name != number],
+    }
+    return Case(number, tuple(files) if known or not flaws else (), json.dumps(facts))

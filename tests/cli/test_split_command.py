@@ -1,0 +1,29 @@
+"""What `split` takes and says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import Cli
+
+from secauditai.cli.data import split
+from secauditai.data.dataset import open_dataset
+from secauditai.data.readers.layouts import KEPT_KEYS
+
+
+def test_ways_without_ratios_refuse_them(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
+    assert cli("train", "prepare", "--dataset", str(samples_yaml(30)), "--output", "data").code == 0
+    ended = cli("train", "split", "--dataset", "data", "--folds", 3, "--train", 0.8, "--test", 0.1)
+    assert ended.code == 1
+    assert "Error: --train, --test cannot be combined with --folds" in ended.err
+    ended = cli("train", "split", "--dataset", "data", "--predefined", "--val", 0.1)
+    assert ended.code == 1
+    assert "Error: --val cannot be combined with --predefined" in ended.err
+    assert not open_dataset(Path("data")).splits()
+    ended = cli("train", "split", "--dataset", "data", "--folds", 3)
+    assert ended.code == 0
+    assert "fold_0: 20 samples (33.3%; 10 safe, 10 vulnerability)" in ended.out
+
+
+def test_the_example_by_time_names_the_field_that_readers_write() -> None:
+    assert "--by-time time\n" in str(split.help)
+    assert "commit_date" in KEPT_KEYS["time"]
