@@ -19,7 +19,8 @@ CHECKS = {
         "tests/data/test_yaml_cuts.py",
     ],
     "20 SIGKILLs of a real process at random times, each resumed bit for bit": ["tests/soak/test_kills.py"],
-    "20 kills of whole Ray worker groups, each resumed bit for bit": ["tests/soak/test_group_kills.py"],
+    "20 kills of whole Ray worker groups, each resumed bit for bit": ["tests/faults/test_group_kills.py"],
+    "the whole guide on 2,200 samples": ["tests/e2e/test_guide.py"],
     "20 sweeps in a row leave nothing": ["tests/tuning/test_sweep_faults.py", "-k", "in_a_row"],
 }
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from training_runs import history, new_run, weights
 
-from secauditai.runs import Run, newest_run, read_metrics
+from secauditai.runs import MetricsTail, Run, newest_run
 from secauditai.training.attempt import AttemptLayout, read_ranks
 
 STEPS = 120
@@ -37,7 +37,8 @@ def wait_until(happened: Callable[[], bool], what: str, seconds: float = 900) ->
 
 def wait_for_step(run: Run, step: int) -> None:
     """Wait until a step is in the history."""
-    wait_until(lambda: any(r["step"] >= step for r in read_metrics(run.layout.metrics)), f"step {step}")
+    history = MetricsTail(run.layout.metrics)
+    wait_until(lambda: any(r["step"] >= step for r in history.read()), f"step {step}")
 
 
 def rank_pids(run: Run) -> dict[int, int]:

@@ -24,6 +24,7 @@ SMALL = {
     "log_interval": 1,
     "vocab_size": 320,
     "precision": "fp32",
+    "threads": 1,
 }
 
 

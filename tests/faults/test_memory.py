@@ -17,6 +17,8 @@ from secauditai.training.memory import Budget, read_budgets, write_budgets
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+FEW = {"max_steps": 12, "checkpoint_interval": 4, "micro_batch_tokens": 256}
+
 
 def limit(config: dict[str, str]) -> None:
     """Give rank 0 so much address space beyond its own, and let each token of a micro-batch take some."""
@@ -46,17 +48,23 @@ def limit(config: dict[str, str]) -> None:
 
 
 def limited(data: Path, workspace: Path, megabytes: int, per_token: int) -> Run:
-    run = start(data, workspace, 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=256)
+    run = start(data, workspace, 2, **FEW)
     (run.root / "limit").write_text(f"{megabytes} {per_token}")
     return run
 
 
+@pytest.fixture(scope="module")
+def halved(data: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster: str) -> Run:
+    """A run that begins with half the micro-batch, as if it had run out of memory in its first step."""
+    run = start(data, tmp_path_factory.mktemp("halved"), 2, **FEW)
+    write_budgets(run.layout.memory, [Budget(1, 128)])
+    assert launch(run).finished
+    return run
+
+
 def test_a_limit_on_a_worker_halves_the_micro_batch(
-    data: Path, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, halved: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = start(data, tmp_path / "calm", 2, max_steps=12, checkpoint_interval=4, micro_batch_tokens=256)
-    write_budgets(calm.layout.memory, [Budget(1, 128)])
-    assert launch(calm).finished
     run, said = limited(data, tmp_path, 1700, 8), list[str]()
     sabotage(monkeypatch, sys.modules[__name__], limit)
     result = launch(run, notify=said.append)
@@ -64,7 +72,7 @@ def test_a_limit_on_a_worker_halves_the_micro_batch(
     assert read_budgets(run.layout.memory) == [Budget(1, 128)]
     assert [r["micro_batch_tokens"] for r in read_metrics(run.layout.metrics) if r["kind"] == "event"] == [128]
     assert said == ["step 0: out of memory: going on with micro_batch_tokens 128"]
-    same(run, calm)
+    same(run, halved)
 
 
 def test_a_sample_that_cannot_fit_is_named_by_the_only_rank_that_knows(
@@ -104,19 +112,14 @@ def starve(config: dict[str, str]) -> None:
 
 
 def test_a_worker_that_the_kernel_kills_comes_back_with_half_the_micro_batch(
-    data: Path, tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, halved: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {"max_steps": 12, "checkpoint_interval": 4, "micro_batch_tokens": 256}
-    run, said = start(data, tmp_path, 2, **few), list[str]()
+    run, said = start(data, tmp_path, 2, **FEW), list[str]()
     with monkeypatch.context() as patch, memory_group(850) as members:
         (run.root / "group").write_text(str(members))
         sabotage(patch, sys.modules[__name__], starve)
         result = launch(run, notify=said.append)
     assert (result.attempts, result.finished) == (2, True)
     assert "the kernel killed it for want of memory; restart with micro_batch_tokens 128 from step" in said[0]
-    (budget,) = read_budgets(run.layout.memory)
-    assert budget.micro_batch_tokens == 128
-    calm = start(data, tmp_path / "calm", 2, **few)
-    write_budgets(calm.layout.memory, [budget])
-    assert launch(calm).finished
-    same(run, calm)
+    assert read_budgets(run.layout.memory) == [Budget(1, 128)]
+    same(run, halved)

@@ -21,7 +21,7 @@ def test_an_outage_of_mlflow_loses_nothing(data: Path, tmp_path: Path, monkeypat
     server.start()
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        run = new_run(data, tmp_path, max_steps=1500, checkpoint_interval=500, eval_interval=100, threads=1)
+        run = new_run(data, tmp_path, max_steps=900, checkpoint_interval=300, eval_interval=100, threads=1)
         track(run, tmp_path)
 
         def outage() -> None:

@@ -9,21 +9,25 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_runs import STEPS, at_steps, kill_ranks, left_over, rank_pids, sabotage, same, start
+from fault_runs import at_steps, kill_ranks, left_over, rank_pids, sabotage, same, start
 
 from secauditai.errors import ClusterError
 from secauditai.files import write_json
 from secauditai.runs import Run, read_metrics
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.launch import launch
+from secauditai.training.losses import Kind, Loss, WorkersLost
 from secauditai.training.recipe import read_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_the_budget_of_restarts_ends(data: Path, tmp_path: Path, ray_cluster: str) -> None:
-    run = start(data, tmp_path)
-    at_steps(run, (12, lambda: kill_ranks(run, [0])))
+def test_the_budget_of_restarts_ends(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object) -> None:
+        raise WorkersLost(Loss(Kind.WORKER, "rank 0 (pid 1) died", 0))
+
+    monkeypatch.setattr("secauditai.training.launch.fit_in_this_process", lose)
+    run = start(data, tmp_path, 1)
     with pytest.raises(
         ClusterError, match=r"lost in 1 attempts, the last time: worker lost: rank 0 .* resume --model m"
     ):
@@ -87,7 +91,7 @@ def break_twice(config: dict[str, str]) -> None:
 def test_a_run_survives_everything_and_loses_not_a_bit(
     data: Path, tmp_path: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, said = start(data, tmp_path, hang_timeout=15), list[str]()
+    run, said = start(data, tmp_path, hang_timeout=8), list[str]()
     sabotage(monkeypatch, sys.modules[__name__], break_twice)
 
     def delete_and_kill() -> None:
@@ -133,9 +137,10 @@ def test_a_run_survives_everything_and_loses_not_a_bit(
 
 
 def test_four_workers_stopped_by_a_signal_to_one_and_resumed(data: Path, tmp_path: Path, ray_cluster: str) -> None:
-    calm, stopped = start(data, tmp_path / "a", 4), start(data, tmp_path / "b", 4)
+    steps = 60
+    calm, stopped = (start(data, tmp_path / name, 4, max_steps=steps) for name in "ab")
     assert launch(calm).finished
-    at_steps(stopped, (32, lambda: kill_ranks(stopped, [2], signal.SIGTERM)))
+    at_steps(stopped, (16, lambda: kill_ranks(stopped, [2], signal.SIGTERM)))
     first = launch(stopped)
     assert (first.attempts, first.finished, first.stopped_by) == (1, False, "request")
     assert (stopped.info.status, stopped.info.message) == (
@@ -143,7 +148,7 @@ def test_four_workers_stopped_by_a_signal_to_one_and_resumed(data: Path, tmp_pat
         "asked to stop before the end (SIGTERM to rank 2)",
     )
     newest = list_checkpoints(stopped.layout.checkpoints)[-1].step
-    assert 32 <= newest < STEPS
+    assert 16 <= newest < steps
     assert newest == read_metrics(stopped.layout.metrics)[-1]["step"]
     assert launch(stopped).finished
     same(stopped, calm)

@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(data, tmp_path_factory.mktemp("w"), checkpoint_interval=2)
+    run = new_run(data, tmp_path_factory.mktemp("w"), checkpoint_interval=2, threads="auto")
     assert launch(run).finished
     return run
 
