@@ -1,6 +1,7 @@
 """Clusters: samples that must share a split, as they belong to one group, have equal code or are near duplicates."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,10 @@ def name_clusters(
     return [smallest[label] for label in labels.tolist()]
 
 
+def _itself(table: pa.Table) -> pa.Table:
+    return table
+
+
 def recompute_clusters(parts: Iterable[pa.Table], similarity: float | None) -> list[str]:
     """The clusters of some samples from their groups and code alone, whatever was written beside them.
 
@@ -71,5 +76,7 @@ def recompute_clusters(parts: Iterable[pa.Table], similarity: float | None) -> l
     if similarity is None:
         return name_clusters(ids, groups, code_keys)
     row_of = np.concatenate([np.zeros(0, np.int64), *(np.arange(size, dtype=np.int64) for size in sizes)])
-    source = NearSource(tables, np.repeat(np.arange(len(sizes), dtype=np.int64), sizes), row_of)
+    source = NearSource(
+        [partial(_itself, table) for table in tables], np.repeat(np.arange(len(sizes), dtype=np.int64), sizes), row_of
+    )
     return name_clusters(ids, groups, code_keys, source, similarity)

@@ -6,7 +6,7 @@ similarity of the token sets decides. Nothing is removed: near duplicates are cl
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,8 @@ def band_name(band: int) -> str:
 class NearSource:
     """Where the columns of samples come from: tables of `near_columns`, and the rows that count."""
 
-    tables: Sequence[pa.Table]
+    tables: Sequence[Callable[[], pa.Table]]
+    """Each opens one. A mapped file is opened for every use: what it has read counts as resident while it is open."""
     table_of: Int64
     """(n,) which table a sample is in."""
     row_of: Int64
@@ -97,7 +98,7 @@ class NearSource:
         found = np.zeros(len(self.table_of), np.uint64)
         for number, table in enumerate(self.tables):
             here = self.table_of == number
-            found[here] = table.column(band_name(band)).to_numpy()[self.row_of[here]]
+            found[here] = table().column(band_name(band)).to_numpy()[self.row_of[here]]
         return found
 
     def sizes(self) -> Int64:
@@ -105,7 +106,7 @@ class NearSource:
         found = np.zeros(len(self.table_of), np.int64)
         for number, table in enumerate(self.tables):
             here = self.table_of == number
-            lengths = pc.list_value_length(table.column("tokens")).to_numpy()
+            lengths = pc.list_value_length(table().column("tokens")).to_numpy()
             found[here] = lengths[self.row_of[here]]
         return found
 
@@ -114,7 +115,7 @@ class NearSource:
         pieces: list[UInt64] = [np.zeros(0, np.uint64)] * len(samples)
         for number in np.unique(self.table_of[samples]):
             here = np.flatnonzero(self.table_of[samples] == number)
-            taken = self.tables[number].column("tokens").take(pa.array(self.row_of[samples[here]])).combine_chunks()
+            taken = self.tables[number]().column("tokens").take(pa.array(self.row_of[samples[here]])).combine_chunks()
             values, offsets = taken.flatten().to_numpy(), np.asarray(taken.value_lengths()).cumsum()
             for place, piece in zip(here, np.split(values, offsets[:-1]), strict=True):
                 pieces[place] = piece

@@ -5,6 +5,7 @@ samples from the parts in the order of their ids. No step holds all code in memo
 was cut.
 """
 
+import functools
 import json
 import shutil
 from collections import Counter
@@ -143,7 +144,7 @@ def cluster(cleaned: Cleaned, settings: CleaningSettings) -> list[str]:
     if not settings.near_duplicates:
         return name_clusters(ids, cleaned.groups, code_keys)
     part = cleaned.column("part").combine_chunks()
-    tables = [open_part(near_file(Path(path))) for path in part.dictionary.to_pylist()]
+    tables = [functools.partial(open_part, near_file(Path(path))) for path in part.dictionary.to_pylist()]
     source = NearSource(
         tables, part.indices.to_numpy().astype(np.int64), cleaned.column("row").to_numpy().astype(np.int64)
     )

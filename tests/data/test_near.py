@@ -92,7 +92,7 @@ def test_proposals_find_nearly_all_pairs_at_the_threshold() -> None:
 def test_jaccard_is_exact() -> None:
     codes = families(1, 40)
     table = near_columns(TokenSets(), codes)
-    source = NearSource([table], np.zeros(40, np.int64), np.arange(40))
+    source = NearSource([lambda: table], np.zeros(40, np.int64), np.arange(40))
     left, right = (np.array(side) for side in zip(*itertools.combinations(range(40), 2), strict=True))
     expected = [similarity(codes[i], codes[j]) for i, j in zip(left, right, strict=True)]
     assert jaccard(source, left, right) == pytest.approx(expected)
