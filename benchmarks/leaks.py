@@ -2,7 +2,8 @@
 
     python benchmarks/leaks.py juliet_c.yaml juliet_java.yaml sven.yaml mini_400.yaml
 
-Prints the sum that must add up, the pairs that leak (none), and what a random split of each file would have leaked.
+Prints the sum, the pairs that leak, and what a random split of each file would have leaked. Exits with 1 when the sum
+does not add up or a pair leaks.
 """
 
 import json
@@ -29,8 +30,8 @@ def run(*arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, object]:
     return found
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print; 1 when what is promised does not hold."""
     files = [Path(name).absolute() for name in sys.argv[1:]]
     print(f"# python benchmarks/leaks.py {' '.join(path.name for path in files)}")
     with tempfile.TemporaryDirectory() as directory:
@@ -45,11 +46,13 @@ def main() -> None:
         print(f"read {done['read']} = {total} kept, rejected and merged: {shown}")
         split = {key: value for key, value in run("split", "--dataset", output).items() if key != "dataset"}
         dataset = open_dataset(work / "out")
-        print(f"split: {split}; leaking pairs by brute force: {len(leaks(dataset, 0.8))}")
+        leaking = leaks(dataset, 0.8)
+        print(f"split: {split}; leaking pairs by brute force: {len(leaking)}")
         for path in files:
             quality = run("validate", "--dataset", str(path), codes=(0, 1))["quality"]
             print(f"{path.name}: random split: {json.dumps(quality['random_split'])}")  # type: ignore[index]
+    return int(total != done["read"] or bool(leaking))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

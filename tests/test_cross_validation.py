@@ -12,7 +12,8 @@ import secauditai.cross_validation as cross_validation
 from secauditai.data.dataset import SPLITS, open_dataset
 from secauditai.data.folds import open_fold, open_pool
 from secauditai.data.prepare import copy_dataset
-from secauditai.data.split import SplitPlan, count_straddling, split_dataset
+from secauditai.data.split import SplitPlan, split_dataset
+from secauditai.data.straddling import find_straddling
 from secauditai.errors import DataError
 from secauditai.evaluation.spread import differences, pooled, spread
 from secauditai.runs import list_runs
@@ -35,7 +36,7 @@ def test_each_sample_is_held_out_once_and_no_cluster_straddles(data: Path, tmp_p
     held_out: list[str] = []
     for number in range(3):
         fold = open_fold(pool, 3, number, cache=tmp_path)
-        assert count_straddling(fold.layout, list(SPLITS), fold.similarity) == 0
+        assert find_straddling(fold.layout, list(SPLITS), fold.similarity) == []
         ids = {split: fold.table(split).column("id").to_pylist() for split in SPLITS}
         assert all(ids.values())
         held_out += ids["test"]

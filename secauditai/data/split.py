@@ -344,11 +344,6 @@ def deal_task(item: dict[str, Any]) -> bytes:
     return json.dumps(counts).encode()
 
 
-def count_straddling(layout: DatasetLayout, names: list[str], similarity: float | None) -> int:
-    """Count clusters that the written files have in more than one split, found anew from their groups and code."""
-    return len(find_straddling(layout, names, similarity))
-
-
 def splits_hash(layout: DatasetLayout, names: list[str]) -> str:
     """Digest of which sample is in which split."""
     digest = hashlib.sha256()

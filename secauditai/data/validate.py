@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import Cleaned
-from secauditai.data.clusters import recompute_clusters
 from secauditai.data.dataset import Dataset, content_hash, each_part, is_dataset, open_dataset
 from secauditai.data.findings import ERROR, WARNING, Finding, Validation
 from secauditai.data.prepare import open_source, parse_and_clean
 from secauditai.data.schema import LABELS, code_key, row_digest
+from secauditai.data.straddling import Place, read_places
 from secauditai.data.tasks import Runner
 from secauditai.progress import Progress, silent
 
@@ -132,22 +132,10 @@ def _read_keys(dataset: Dataset) -> tuple[pa.Table, list[bytes]]:
 
 
 def _leaks(dataset: Dataset) -> Iterable[Finding]:
-    """Clusters and code that stand in more than one split."""
-    places: list[tuple[str, str, bytes]] = []
-
-    def parts() -> Iterator[pa.Table]:
-        for split in dataset.splits():
-            for table in each_part(dataset.layout.split(split), ["id", "group", "code"]):
-                keys = map(code_key, table.column("code").to_pylist())
-                places.extend(zip([split] * table.num_rows, table.column("id").to_pylist(), keys, strict=True))
-                yield table
-
-    first: dict[tuple[str, str | bytes], tuple[str, str]] = {}
-    clusters = recompute_clusters(parts(), dataset.similarity)
-    for cluster, (split, sample, code) in zip(clusters, places, strict=True):
-        keys: tuple[tuple[str, str | bytes], ...] = (("a cluster", cluster), ("code", code))
-        for kind, key in keys:
-            seen_in, other = first.setdefault((kind, key), (split, sample))
-            if seen_in != split:
-                message = f"shares {kind} with {other} in {seen_in}"
-                yield Finding(ERROR, str(dataset.layout.split(split)), sample, "leak", message)
+    """Samples whose cluster stands in an earlier split as well; equal code is always in one cluster."""
+    first: dict[str, Place] = {}
+    for place in read_places(dataset.layout, list(dataset.splits()), dataset.similarity):
+        seen = first.setdefault(place.cluster, place)
+        if seen.split != place.split:
+            message = f"shares a cluster with {seen.id} in {seen.split}"
+            yield Finding(ERROR, str(dataset.layout.split(place.split)), place.id, "leak", message)

@@ -16,18 +16,14 @@ from secauditai.files import write_json
 from secauditai.runs import Run, read_metrics
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.launch import launch
-from secauditai.training.losses import Kind, Loss, WorkersLost
 from secauditai.training.recipe import read_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_the_budget_of_restarts_ends(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(*_: object) -> None:
-        raise WorkersLost(Loss(Kind.WORKER, "rank 0 (pid 1) died", 0))
-
-    monkeypatch.setattr("secauditai.training.launch.fit_in_this_process", lose)
-    run = start(data, tmp_path, 1)
+def test_the_budget_of_restarts_ends(data: Path, tmp_path: Path, ray_cluster: str) -> None:
+    run = start(data, tmp_path)
+    at_steps(run, (12, lambda: kill_ranks(run, [0])))
     with pytest.raises(
         ClusterError, match=r"lost in 1 attempts, the last time: worker lost: rank 0 .* resume --model m"
     ):
