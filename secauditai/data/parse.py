@@ -132,7 +132,7 @@ def parse_task(item: dict[str, Any]) -> bytes:
     chunk = Chunk(**fields, piece=Piece(**piece) if piece else None, cases=cases)
     settings = CleaningSettings(**item["settings"])
     writer = PartWriter(item["stem"], near=settings.near_duplicates, keys_only=item["keys_only"])
-    with _collecting_no_cycles():
+    with collecting_no_cycles():
         try:
             for raw in raw_samples(chunk):
                 _parse_one(chunk, raw, settings, writer)
@@ -153,7 +153,7 @@ def _parse_one(chunk: Chunk, raw: RawSample, settings: CleaningSettings, writer:
 
 
 @contextmanager
-def _collecting_no_cycles() -> Iterator[None]:
+def collecting_no_cycles() -> Iterator[None]:
     """Leave memory to reference counting: parsing makes no cycles, and looking for some takes an eighth of its time."""
     collected = gc.isenabled()
     gc.disable()

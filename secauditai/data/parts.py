@@ -63,7 +63,7 @@ class PartWriter:
         except UnicodeEncodeError:
             raise SampleError("bad_metadata", "'metadata' is not valid unicode") from None
         part = None if self._keys_only else str(self._part.path)
-        head = (part, self._part.rows + len(self._rows), where, "", "", sample.id, sample.label, sample.group)
+        head = (part, self._part.rows + len(self._rows), where, "", "", sample.id, sample.label, row["group"])
         self._keys.append((*head, len(sample.code), changed, code_key(sample.code), digest))
         self._characters += len(sample.code)
         if not self._keys_only:

@@ -1,7 +1,6 @@
 """Refining one sample: comments stripped on request, a language found where metadata has none, odd sizes refused."""
 
 import unicodedata
-from dataclasses import replace
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.schema import Sample, SampleError
@@ -41,11 +40,11 @@ def refine(sample: Sample, settings: CleaningSettings) -> Sample:
     if not sample.language:
         found = detect_language(sample.code)
         if found:
-            sample = replace(sample, metadata={**sample.metadata, "language": found, "language_detected": True})
+            sample = sample._replace(metadata={**sample.metadata, "language": found, "language_detected": True})
     if settings.strip_comments:
         code, flaws = strip_comments(sample.code, sample.language, _flaw_lines(sample))
         moved = {"flaw_lines": flaws} if "flaw_lines" in sample.metadata else {}
-        sample = replace(sample, code=code, metadata={**sample.metadata, **moved})
+        sample = sample._replace(code=code, metadata={**sample.metadata, **moved})
     _check_size(sample.code, settings)
     return sample
 

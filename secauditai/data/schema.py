@@ -11,8 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -58,16 +57,14 @@ class SampleError(ValueError):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(NamedTuple):
     """What a reader yields in place of a record that it can tell from its neighbours, but not make sense of."""
 
     reason: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One labelled piece of code."""
 
     id: str
@@ -75,7 +72,7 @@ class Sample:
     label: str
     severity: str
     category: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any]
 
     @property
     def language(self) -> str:
@@ -132,6 +129,8 @@ def parse_code(raw: object) -> tuple[str, str]:
 
 
 def _mapping(raw: object, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    if type(raw) is dict:
+        return raw
     if isinstance(raw, Broken):
         raise SampleError(raw.reason, raw.message)
     if not isinstance(raw, Mapping):
@@ -183,10 +182,11 @@ def row_digest(row: Mapping[str, str]) -> bytes:
 
 def _identifier(raw: Mapping[Any, Any]) -> str:
     value = raw.get("id")
-    if isinstance(value, bool) or not isinstance(value, str | int) or str(value).strip() == "":
+    text = str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not text:
         problem = "is missing" if value is None else f"must be a non-empty string, not {_kind(value)}"
         raise SampleError("bad_id", f"'id' {problem}")
-    return _readable("id", str(value).strip())
+    return _readable("id", text)
 
 
 def _code(raw: Mapping[Any, Any]) -> str:

@@ -4,42 +4,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from tiny_hub import LINES
+from tiny_bundle import make_bundle
 
 from secauditai.errors import ExportError
 from secauditai.export.onnx import export_onnx, read_card
 from secauditai.export.verify import verify_onnx
-from secauditai.models.bundle import Bundle, BundleCard, save_bundle
-from secauditai.models.classifier import Embedder, VulnerabilityClassifier
-from secauditai.models.encoders import build_encoder
+from secauditai.models.bundle import Bundle
 from secauditai.models.predict import OnnxScorer
-from secauditai.models.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.slow
 
-HEADS = {"vulnerability_detection": ["safe", "vulnerability"]}
 CODES = ["x\n", "def f(x):\n    return x\n", "int main(void) { return 0; }\n" * 60]
-
-
-def make_bundle(directory: Path, *, kind: str = "classifier", seed: int = 0) -> Bundle:
-    encoder = build_encoder("tiny", tokenizer=train_tokenizer(LINES, 350), max_length=64, dropout=0.1, seed=seed)
-    torch.manual_seed(seed)
-    classifier = kind == "classifier"
-    model = VulnerabilityClassifier(encoder.module, HEADS, 0.1) if classifier else Embedder(encoder.module)
-    card = BundleCard(
-        kind="classifier" if classifier else "encoder",
-        task="vulnerability_detection" if classifier else "",
-        heads=HEADS if classifier else {},
-        max_length=64,
-        stride=8,
-        long_code="windows",
-        max_windows=4,
-        pooling="mean_max",
-        special_ids=encoder.tokenizer.special_ids,
-        provenance={"run_id": "r1"},
-    )
-    return save_bundle(directory, model=model, tokenizer=encoder.tokenizer, card=card)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, make_samples
+from conftest import make_samples
+from tiny_bundle import make_bundle
 
 from secauditai.config.files import read_layer, resolve_config, spaces_of
 
@@ -57,13 +58,12 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_scores_are_written_by_a_task_and_errors_come_back(
-    ray_cluster: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "samples.jsonl"
     data.write_text("\n".join(json.dumps(sample) for sample in make_samples(20)))
     workspace = tmp_path / ".secauditai"
-    small = ("--max-length", 64, "--vocab-size", 320, "--max-steps", 2)
-    assert cli("train", "finetune", "--data", data, "--name", "m", *small).code == 0
+    model = str(make_bundle(tmp_path / "bundle").layout.root)
     script = runpy.run_path(str(JOBS / "score.py"))
 
     def score(*arguments: object) -> int:
@@ -72,13 +72,13 @@ def test_scores_are_written_by_a_task_and_errors_come_back(
 
     output = tmp_path / "scores.jsonl"
     common = ("--workspace", workspace, "--data", data, "--output", output)
-    assert score("--model", "m", *common) == 0
+    assert score("--model", model, *common) == 0
     assert len(output.read_text().splitlines()) == 40
     capfd.readouterr()
-    assert score("--model", "m", *common) == 1
+    assert score("--model", model, *common) == 1
     assert capfd.readouterr().err.startswith("Error: ")
     with pytest.raises(SystemExit) as ended:
-        score("--model", "m", "--workspace", workspace, "--data", data, "--output", "scores.jsonl")
+        score("--model", model, "--workspace", workspace, "--data", data, "--output", "scores.jsonl")
     assert ended.value.code == 2
 
 

@@ -1,10 +1,9 @@
 """What every reader yields."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class RawSample:
+class RawSample(NamedTuple):
     """One sample as it stands in a file; what a sample must be is `schema.parse_sample`'s business."""
 
     where: str
