@@ -60,9 +60,11 @@ def test_every_line_of_the_guide_runs_and_leaves_what_it_says(tmp_path: Path) ->
     }
 
     def run(line: str) -> str:
+        begun = time.monotonic()
         done = subprocess.run(
             ["bash", "-c", line], cwd=work, env=environment, capture_output=True, text=True, check=False
         )
+        print(f"{time.monotonic() - begun:5.0f} s  {line}")
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
