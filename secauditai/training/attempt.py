@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
 
+VALIDATING = "validating"
+"""What stands behind the step of a rank that is through with it."""
 CLOCK_SLACK = 2.0
 """Seconds by which two readings of one process's start may differ."""
 
@@ -54,7 +56,7 @@ class AttemptLayout:
         return self.root / f"rank_{index}.json"
 
     def step(self, index: int) -> Path:
-        """The step that a rank works on."""
+        """The step that a rank works on, and whether it validates after it."""
         return self.root / f"rank_{index}.step"
 
     def hang(self, index: int) -> Path:
@@ -161,11 +163,23 @@ def _read_all(root: Path, pattern: str) -> list[dict[str, Any]]:
 
 def step_reached(layout: AttemptLayout) -> int | None:
     """The step that the ranks were working on last; None before the first."""
-    steps = []
+    return max((step for step, _ in _places(layout)), default=None)
+
+
+def was_validating(layout: AttemptLayout) -> bool:
+    """Whether the last that the ranks were working on was a validation."""
+    return max(_places(layout), default=(0, False))[1]
+
+
+def _places(layout: AttemptLayout) -> list[tuple[int, bool]]:
+    """The step of each rank, and whether it was validating after it."""
+    places = []
     for path in layout.root.glob("rank_*.step"):
         with contextlib.suppress(FileNotFoundError):  # a new attempt has just begun
-            steps.append(path.read_text(encoding="ascii").strip())
-    return max((int(text) for text in steps if text.isdigit()), default=None)
+            match path.read_text(encoding="ascii").split():
+                case [step, *doing] if step.isdigit():
+                    places.append((int(step), doing == [VALIDATING]))
+    return places
 
 
 def running_here(ranks: list[RankRecord]) -> list[RankRecord]:

@@ -15,7 +15,14 @@ from secauditai.data.tokens import open_token_store
 from secauditai.errors import ClusterError, RunError, SecAuditError
 from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, RUNNING, STOPPED, Run
-from secauditai.training.attempt import AttemptLayout, await_predecessor, end_processes, read_ranks, step_reached
+from secauditai.training.attempt import (
+    AttemptLayout,
+    await_predecessor,
+    end_processes,
+    read_ranks,
+    step_reached,
+    was_validating,
+)
 from secauditai.training.checkpoint import TrainState, newest_checkpoint, read_state
 from secauditai.training.follow import Follower
 from secauditai.training.loop import AfterValidation, build_plan, train_rank
@@ -32,6 +39,7 @@ from secauditai.training.mirrored import send_begun
 from secauditai.training.recipe import Recipe, read_recipe
 from secauditai.training.rungs import loop_config, rule_in
 from secauditai.training.stopping import StoppedBeforeTraining, StopRequest, listen_in_driver, read_stop, request_stop
+from secauditai.training.validation import plan_validation
 
 logger = logging.getLogger("secauditai.training")
 
@@ -152,7 +160,7 @@ class Attempts:
                     self._fit_in_workers(self._cluster, after_validation)
                 return
             except WorkersLost as lost:
-                self._prepare_restart(lost.loss)
+                self.restart_after(lost.loss)
                 self._layout.renew()
         request_stop(self._layout, asked[0])  # asked while ranks were lost
 
@@ -181,7 +189,7 @@ class Attempts:
         if self._layout.failure.exists():
             raise RunError(**json.loads(self._layout.failure.read_text(encoding="utf-8")))
 
-    def _prepare_restart(self, loss: Loss) -> None:
+    def restart_after(self, loss: Loss) -> None:
         """Count the loss, mend what can be mended, and say how training goes on.
 
         Raises:
@@ -209,9 +217,14 @@ class Attempts:
         """Halve the micro-batch budget from the step on that the ranks died in, and return it."""
         recipe, path = self._recipe, self._run.layout.memory
         step = min(step_reached(self._layout) or 1, recipe.total_steps)
-        budgets, store = read_budgets(path), open_token_store(Path(recipe.train_store))
+        budgets = read_budgets(path)
         tokens = budget_at(budgets, step, recipe.micro_batch_tokens)
-        check_divisible(build_plan(recipe, store, tokens).micro_batches(step), store)
+        if was_validating(self._layout):
+            store = open_token_store(Path(recipe.val_store))
+            check_divisible(plan_validation(recipe, store, tokens), store)
+        else:
+            store = open_token_store(Path(recipe.train_store))
+            check_divisible(build_plan(recipe, store, tokens).micro_batches(step), store)
         write_budgets(path, halved(budgets, step, recipe.micro_batch_tokens))
         return budget_at(read_budgets(path), step, recipe.micro_batch_tokens)
 

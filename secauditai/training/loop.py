@@ -195,6 +195,7 @@ class Loop:
 
     def _validate(self) -> bool:
         """Measure the validation split; tell whether it is the best so far."""
+        self.rank.pulse.begin(self.state.global_step, validating=True)
         found = self.validator.run()
         self.speed.pause(found.seconds)
         if found.broken:

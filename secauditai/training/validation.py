@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secauditai.data.plan import MicroBatch, assign, plan_evaluation
-from secauditai.data.tokens import open_token_store
+from secauditai.data.tokens import TokenStore, open_token_store
 from secauditai.metrics import Scores, compute_metrics
 from secauditai.models.predict import softmax
 from secauditai.training.health import Decided, most_decided
@@ -35,6 +35,11 @@ class Validation:
     seconds: float
 
 
+def plan_validation(recipe: Recipe, store: TokenStore, micro_batch_tokens: int) -> list[MicroBatch]:
+    """The micro-batches of the validation split."""
+    return plan_evaluation(store.lengths[:, 0], recipe.windowing, micro_batch_tokens)
+
+
 class Validator:
     """Scores the validation split with the weights as they are."""
 
@@ -47,7 +52,7 @@ class Validator:
 
     def resize(self, micro_batch_tokens: int) -> None:
         """Cut the validation split into micro-batches of this many tokens."""
-        self.plan = plan_evaluation(self.store.lengths[:, 0], self.recipe.windowing, micro_batch_tokens)
+        self.plan = plan_validation(self.recipe, self.store, micro_batch_tokens)
 
     def run(self) -> Validation:
         """Metrics of the whole validation split; undefined ones are left out."""

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import IO
 
 from secauditai.files import write_json
-from secauditai.training.attempt import AttemptLayout, Hang
+from secauditai.training.attempt import VALIDATING, AttemptLayout, Hang
 
 logger = logging.getLogger("secauditai.training")
 
@@ -36,11 +36,11 @@ class Pulse:
         self._descriptor = None if file is None else os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
         self.step, self.is_waiting, self.since = 0, False, time.monotonic()
 
-    def begin(self, step: int) -> None:
-        """A step begins; written to the file, because a killed process cannot tell any more."""
+    def begin(self, step: int, *, validating: bool = False) -> None:
+        """A step begins, or the validation after it; written to the file: a killed process cannot tell any more."""
         self.step = step
         if self._descriptor is not None:
-            os.pwrite(self._descriptor, b"%-12d\n" % step, 0)
+            os.pwrite(self._descriptor, b"%-12d%-10s\n" % (step, VALIDATING.encode() if validating else b""), 0)
         self.beat()
 
     def beat(self) -> None:

@@ -28,6 +28,7 @@ from secauditai.training.attempt import (
     record_rank,
     running_here,
     step_reached,
+    was_validating,
 )
 from secauditai.training.devices import choose_devices
 from secauditai.training.launch import launch
@@ -77,6 +78,13 @@ def test_the_step_reached_survives_the_process(tmp_path: Path) -> None:
         pulse.begin(step)
         pulse.close()
     assert step_reached(here) == 123_456
+    assert not was_validating(here)
+    pulse = Pulse(here.step(0))
+    pulse.begin(123_456, validating=True)
+    assert (step_reached(here), was_validating(here)) == (123_456, True)
+    pulse.begin(123_457)
+    assert (step_reached(here), was_validating(here)) == (123_457, False)
+    pulse.close()
 
 
 def sleeping_rank(here: AttemptLayout, *, waiting: bool) -> None:

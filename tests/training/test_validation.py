@@ -6,12 +6,17 @@ import pytest
 import torch
 from training_runs import new_run, write_dataset
 
+from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError
+from secauditai.training.attempt import AttemptLayout
+from secauditai.training.launch import Attempts
+from secauditai.training.losses import Kind, Loss
 from secauditai.training.model import build_model
 from secauditai.training.objectives import Batch
 from secauditai.training.rank import Rank
 from secauditai.training.recipe import read_recipe
 from secauditai.training.validation import Validator
+from secauditai.training.watchdog import Pulse
 
 HERE = Rank(0, 1, torch.device("cpu"), "fp32")
 
@@ -33,3 +38,24 @@ def test_a_validation_sample_that_does_not_fit_into_memory_is_named(
         validator.outputs()
     named = str(refused.value).split()[1]
     assert named in validator.store.samples.column("id").to_pylist()
+
+
+def test_a_validation_sample_that_a_worker_was_killed_for_is_named(tmp_path: Path) -> None:
+    run = new_run(write_dataset(tmp_path), tmp_path / "workspace", micro_batch_tokens=16)
+    recipe, attempt = read_recipe(run.layout.recipe), AttemptLayout(run.layout.attempt)
+    killed = Loss(Kind.OUT_OF_MEMORY, "the kernel killed it", 0)
+    attempt.renew()
+    named = {}
+    for validating in (False, True):
+        pulse = Pulse(attempt.step(0))
+        pulse.begin(3, validating=validating)
+        pulse.close()
+        with pytest.raises(RunError, match=r"sample sample_\d+_[sv] alone does not fit") as refused:
+            Attempts(run, recipe, None, 3, print).restart_after(killed)
+        named[validating] = str(refused.value).split()[1]
+    stores = (
+        open_token_store(Path(path)).samples.column("id").to_pylist() for path in (recipe.train_store, recipe.val_store)
+    )
+    training, validation = stores
+    assert named[False] in training
+    assert named[True] in validation
