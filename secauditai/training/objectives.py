@@ -18,10 +18,13 @@ from secauditai.data.schema import TASK_COLUMNS
 from secauditai.data.tokens import TokenStore
 from secauditai.data.windows import Windowing
 from secauditai.models.classifier import score_in_chunks
+from secauditai.training.rank import derive_seed
 from secauditai.training.recipe import Recipe
 
 IGNORED = -1
 """Target of a sample whose label the model does not know; it adds nothing to the loss."""
+MASKED_AT_ONCE = 4_096
+"""Padded tokens whose hidden ones are predicted together in validation; each takes a logit per word there is."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,9 @@ class MaskedLanguage:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Summed cross entropy over masked tokens; which ones follows torch's seeded generator."""
-        inputs, rows, columns, targets = self._mask(batch, torch.default_generator)
-        logits = model(inputs, batch.attention_mask.flatten(0, 1), rows, columns)
+        mask = batch.attention_mask.flatten(0, 1)
+        inputs, rows, columns, targets = self._hide(batch.input_ids.flatten(0, 1), mask, torch.default_generator)
+        logits = model(inputs, mask, rows, columns)
         return F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def width(self) -> int:
@@ -138,19 +142,52 @@ class MaskedLanguage:
         return 2
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each sample's summed loss and number of masked tokens, with the same masks for the same micro-batch."""
-        generator = torch.Generator().manual_seed(self.seed + batch.plan.index)
-        inputs, rows, columns, targets = self._mask(batch, generator)
-        logits = model(inputs, batch.attention_mask.flatten(0, 1), rows, columns)
-        losses = F.cross_entropy(logits.float(), targets, reduction="none")
-        samples = rows // batch.input_ids.shape[1]
-        result = torch.zeros(batch.input_ids.shape[0], 2, device=losses.device)
-        return result.index_add(0, samples, torch.stack([losses, torch.ones_like(losses)], dim=1))
+        """Each sample's summed loss and number of masked tokens; its masks are its own in any micro-batch.
 
-    def _mask(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Choose and replace tokens of each window; random numbers come from the CPU on every device."""
-        inputs, device = batch.input_ids.flatten(0, 1).clone(), batch.input_ids.device
-        sizes = (batch.attention_mask.flatten(0, 1).sum(dim=1) - 2).clamp(min=0).cpu()
+        Windows are read some at a time, so that a long sample takes no more memory than others.
+        """
+        windows, sequence = batch.input_ids.shape[1:]
+        mask = batch.attention_mask.flatten(0, 1)
+        inputs, rows, columns, targets = (part.to(mask.device) for part in self._hide_each(batch))
+        result = torch.zeros(len(batch.plan.samples), 2, device=mask.device)
+        at_once = max(1, MASKED_AT_ONCE // sequence)
+        for start in range(0, len(inputs), at_once):
+            here = (rows >= start) & (rows < start + at_once)
+            some = slice(start, start + at_once)
+            logits = model(inputs[some], mask[some], rows[here] - start, columns[here])
+            losses = F.cross_entropy(logits.float(), targets[here], reduction="none")
+            result.index_add_(0, rows[here] // windows, torch.stack([losses, torch.ones_like(losses)], dim=1))
+        return result
+
+    def _hide_each(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`_hide` for each sample by itself, without the padding that its neighbours cause."""
+        all_ids, all_masks = batch.input_ids.cpu(), batch.attention_mask.cpu()
+        inputs, found = all_ids.clone(), []
+        for place, sample in enumerate(batch.plan.samples.tolist()):
+            sizes = all_masks[place].sum(dim=1)
+            own = int((sizes > 0).sum()), int(sizes.max())  # windows, length of the longest
+            mine = (place, slice(own[0]), slice(own[1]))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, sample))
+            inputs[mine], rows, columns, targets = self._hide(all_ids[mine], all_masks[mine], generator)
+            found.append((rows + place * all_ids.shape[1], columns, targets))
+        rows, columns, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return inputs.flatten(0, 1), rows, columns, targets
+
+    def _hide(
+        self, input_ids: Tensor, attention_mask: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Choose and replace tokens of each window; random numbers come from the CPU on every device.
+
+        Args:
+            input_ids: (windows, sequence) int64.
+            attention_mask: (windows, sequence) int64.
+            generator: where the random numbers come from.
+
+        Returns:
+            The new ids, and of each hidden token its row, column and true id.
+        """
+        inputs, device = input_ids.clone(), input_ids.device
+        sizes = (attention_mask.sum(dim=1) - 2).clamp(min=0).cpu()
         wanted = torch.from_numpy(masked_tokens(sizes.numpy(), self.probability))
         noise = torch.rand(inputs.shape, generator=generator)
         column = torch.arange(inputs.shape[1])

@@ -8,6 +8,7 @@ from training_runs import new_run, write_dataset
 
 from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError
+from secauditai.training import objectives
 from secauditai.training.attempt import AttemptLayout
 from secauditai.training.launch import Attempts
 from secauditai.training.losses import Kind, Loss
@@ -59,3 +60,30 @@ def test_a_validation_sample_that_a_worker_was_killed_for_is_named(tmp_path: Pat
     training, validation = stores
     assert named[False] in training
     assert named[True] in validation
+
+
+def test_the_masks_of_a_validation_sample_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_dataset(tmp_path)
+    settings = {"max_length": 16, "stride": 2, "dropout": 0.0}
+    recipe = read_recipe(new_run(data, tmp_path / "workspace", kind="base", **settings).layout.recipe)
+    validator, found, largest = Validator(recipe, HERE, build_model(recipe)), [], []
+    forward = validator.model.forward
+
+    def watched(input_ids: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        largest.append(input_ids.numel())
+        return forward(input_ids, *others)
+
+    monkeypatch.setattr(validator.model, "forward", watched)
+    for budget, at_once in ((16, 16), (64, 4096), (4096, 4096), (4096, 32)):
+        monkeypatch.setattr(objectives, "MASKED_AT_ONCE", at_once)
+        largest.clear()
+        validator.resize(budget)
+        found.append(validator.outputs())
+        assert max(largest) <= max(16, at_once)
+    assert max(len(batch.samples) for batch in validator.plan) > 1
+    assert max(batch.windows.shape[1] for batch in validator.plan) > 1
+    hidden = found[0][:, 1]
+    assert (hidden >= 1).all()
+    for outputs in found[1:]:
+        assert (outputs[:, 1] == hidden).all()
+        assert outputs[:, 0] == pytest.approx(found[0][:, 0], rel=1e-4)
