@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class OnnxInfo:
 def export_onnx(
     bundle: Bundle, output: Path, *, opset: int = DEFAULT_OPSET, overwrite: bool = False, progress: Progress = silent
 ) -> OnnxInfo:
-    """Export a bundle.
+    """Export a bundle; the graph that it has already is copied, when it is of this model and operator set.
 
     The graph takes input_ids and attention_mask, (batch, windows, sequence) int64, and returns `logits_<task>`
     (batch, labels) for each head, or `sample_embedding` (batch, hidden) for an encoder.
@@ -46,14 +47,32 @@ def export_onnx(
         raise ExportError("the output exists", where=str(output), hint="Use --overwrite, or choose another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     progress("Exporting", 0, None)
-    program = _trace(bundle, opset)
-    model = program.model_proto
+    with whole_file(output) as partial:
+        if _has_graph(bundle, opset):
+            shutil.copyfile(bundle.layout.onnx, partial)
+        else:
+            partial.write_bytes(_build_graph(bundle, opset))
+    return OnnxInfo(output, file_sha256(output), opset)
+
+
+def _has_graph(bundle: Bundle, opset: int) -> bool:
+    """Whether the graph beside the weights is what an export would make."""
+    import onnx
+
+    if not bundle.layout.onnx.exists():
+        return False
+    model = onnx.load(str(bundle.layout.onnx), load_external_data=False)
+    same_set = [item.version for item in model.opset_import if not item.domain] == [opset]
+    return same_set and {entry.key: entry.value for entry in model.metadata_props} == describe(bundle)
+
+
+def _build_graph(bundle: Bundle, opset: int) -> bytes:
+    model = _trace(bundle, opset).model_proto
     for key, value in describe(bundle).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    with whole_file(output) as partial:
-        partial.write_bytes(model.SerializeToString())
-    return OnnxInfo(output, file_sha256(output), opset)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def read_card(path: Path) -> tuple[BundleCard, dict[str, str]]:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from tiny_bundle import make_bundle
 
 from secauditai.errors import ExportError
-from secauditai.export.onnx import export_onnx, read_card
+from secauditai.export.onnx import export_onnx, file_sha256, read_card
 from secauditai.export.verify import verify_onnx
 from secauditai.models.bundle import Bundle
 from secauditai.models.predict import OnnxScorer
@@ -61,6 +62,18 @@ def test_changed_weights_are_found(bundle: Bundle, exported: Path, tmp_path: Pat
     assert not result.ok
     failed = {check["name"] for check in result.checks if check["result"] == "failed"}
     assert "agreement with torch" in failed
+
+
+def test_the_graph_that_a_bundle_has_is_copied_when_it_is_its_own(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secauditai.export.onnx._build_graph", lambda _bundle, opset: b"opset %d" % opset)
+    mine, other = make_bundle(tmp_path / "mine"), make_bundle(tmp_path / "other", seed=9)
+    for bundle in (mine, other):
+        shutil.copyfile(exported, bundle.layout.onnx)
+    assert export_onnx(mine, tmp_path / "a.onnx").sha256 == file_sha256(exported)
+    assert export_onnx(mine, tmp_path / "b.onnx", opset=20).path.read_bytes() == b"opset 20"
+    assert export_onnx(other, tmp_path / "c.onnx").path.read_bytes() == b"opset 18"
 
 
 def test_what_is_no_number_does_not_agree(bundle: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
