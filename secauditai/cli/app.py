@@ -1,5 +1,6 @@
 """The entry point `secauditai`: command groups, loaded when they are called, and the only error boundary."""
 
+import atexit
 import errno
 import gc
 import importlib
@@ -117,6 +118,7 @@ def main() -> None:
     # Importing the large libraries makes so many objects that do not go away that collecting at Python's own pace
     # takes an eighth of the start-up.
     gc.set_threshold(50_000, 20, 20)
+    atexit.register(gc.freeze)  # nor is there anything to be won by looking for cycles once more at the very end
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

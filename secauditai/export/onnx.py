@@ -119,7 +119,7 @@ def _trace(bundle: Bundle, opset: int) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.model = bundle.load_model()
+            self.model = bundle.load_model().requires_grad_(False)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
             """Score."""
