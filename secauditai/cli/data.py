@@ -46,6 +46,7 @@ def prepare(
     """
     from secauditai.data.dataset import DatasetLayout
     from secauditai.data.prepare import prepare as prepare_data
+    from secauditai.doctor.sharing import check_directory
 
     out = Output(as_json=as_json)
     config = resolve_config(given_settings(ctx))
@@ -59,6 +60,7 @@ def prepare(
             ray_data_min_mb=config.input.ray_data_min_mb,
             overwrite=overwrite,
             address=address,
+            before_ray=lambda directory: check_directory(directory, address),
             progress=progress,
         )
     seconds = time.monotonic() - started - done.ray_startup_seconds

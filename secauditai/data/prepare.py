@@ -9,7 +9,7 @@ import functools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def prepare(
     ray_data_min_mb: float = 64.0,
     overwrite: bool = False,
     address: str | None = None,
+    before_ray: Callable[[Path], None] = lambda _directory: None,
     progress: Progress = silent,
 ) -> Prepared:
     """Read, validate, clean and cluster data into a dataset directory.
@@ -80,6 +81,7 @@ def prepare(
         ray_data_min_mb: from this input size on, Ray Data does the work.
         overwrite: replace a dataset that is there.
         address: the Ray cluster to use; it must see the directory of the output.
+        before_ray: called when Ray Data will do the work, with the directory that its tasks share.
         progress: told how many samples are read.
 
     Raises:
@@ -90,6 +92,8 @@ def prepare(
     with staging_beside(output) as staging:
         source = open_source(spec, settings.data_format, staging, progress)
         runner = Runner(source.megabytes >= ray_data_min_mb, address)
+        if runner.through_ray:
+            before_ray(staging)
         startup = runner.start()
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
         _check_rejections(cleaned, output, settings.max_rejected)

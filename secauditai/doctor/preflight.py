@@ -4,18 +4,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from secauditai.cluster import Node, cpu_share, work_nodes
+from secauditai.cluster import cpu_share, work_nodes
 from secauditai.doctor import findings as judge
 from secauditai.doctor.examine import Needs, ask, find_nodes, open_tracking
-from secauditai.doctor.findings import GIB, Worker, require
+from secauditai.doctor.findings import Worker, require
+from secauditai.doctor.sharing import FREE_DISK, is_here
 from secauditai.doctor.survey import versions
 from secauditai.mirror import address_of
 from secauditai.training.preparation import choose_request_devices
 from secauditai.training.recipe import Recipe
 from secauditai.training.request import TrainRequest
-
-FREE_DISK = GIB
-"""Bytes that every node must have free: what `doctor` asks for is for a day's work, this is for a start."""
 
 
 def check_request(request: TrainRequest) -> None:
@@ -61,7 +59,7 @@ def _check(workspace: Path, address: str, worker: Worker | None) -> None:
     """Versions, storage, disk, memory and MLflow on every node, and room for workers if they are given."""
     needs, nodes = Needs(workspace, address), find_nodes(address)
     tracking, problem = open_tracking(workspace)
-    facts, written, silent = ask(needs, nodes, None if problem else tracking, here=_is_here(nodes))
+    facts, written, silent = ask(needs, nodes, None if problem else tracking, here=is_here(nodes))
     found = [judge.report_silence(silent)] if silent else []
     found += [
         judge.check_versions(versions(), facts),
@@ -75,10 +73,3 @@ def _check(workspace: Path, address: str, worker: Worker | None) -> None:
         share = cpu_share(worker.cpus, worker.count, sum(node.cpus for node in usable))
         found.append(judge.check_resources(replace(worker, cpus=share), usable))
     require(found)
-
-
-def _is_here(nodes: list[Node]) -> bool:
-    """Whether the node that this process is on is the only one."""
-    import ray
-
-    return [node.node_id for node in nodes] == [ray.get_runtime_context().get_node_id()]

@@ -89,7 +89,7 @@ def open_rank(
         world_size,
         device,
         platform.node(),
-        recipe.threads,
+        torch.get_num_threads(),
         os.getpid(),
     )
     attempt = AttemptLayout(layout.attempt)

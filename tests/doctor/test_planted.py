@@ -43,9 +43,10 @@ def head(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]
         yield found
 
 
-def command(head: Head, site: Path, line: str, **more: str) -> tuple[int, str, str]:
+def command(head: Head, site: Path, line: str, *, with_workspace: bool = True, **more: str) -> tuple[int, str, str]:
     """Run a command in a process of its own: the address of another cluster is for a fresh one."""
-    words = [*line.split(), "--workspace", str(site / "ws"), "--address", head.gcs_address]
+    words = [*line.split(), "--address", head.gcs_address]
+    words += ["--workspace", str(site / "ws")] if with_workspace else []
     done = subprocess.run(
         [sys.executable, "-c", "from secauditai.cli.app import main; main()", *words],
         cwd=site,
@@ -72,6 +73,16 @@ def test_doctor_finds_every_fault_of_the_cluster(head: Head, site: Path) -> None
     assert "is one machine's file, and there are 3 nodes" in told["mlflow"]
     assert checks["head"]["result"] == "warning"
     assert list((site / "ws").glob(".doctor_*")) == []
+
+
+def test_data_is_not_prepared_where_nodes_do_not_share_the_output(head: Head, site: Path) -> None:
+    line = f"train prepare --dataset data.json --output {site / 'ws' / 'prepared'} --ray-data-min-mb 0"
+    code, _, err = command(head, site, line, with_workspace=False)
+    assert code == 3, err
+    told = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert [line.split(": ")[1] for line in told] == ["versions", "storage", "disk"]
+    assert "Write --output to a directory that all nodes share." in told[1]
+    assert list((site / "ws").iterdir()) == []
 
 
 def test_a_training_stops_before_it_starts_with_one_line_for_each_fault(head: Head, site: Path) -> None:

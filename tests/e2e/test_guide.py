@@ -95,6 +95,7 @@ def test_every_line_of_the_guide_runs_and_leaves_what_it_says(tmp_path: Path) ->
     assert "finished" in told("train monitor")
     assert "codebert, version 1" in told("train finetune")
     assert "Registered trained_model/1" in told("train finetune")
+    assert told("--folds 3").count(" (fold ") == 1  # the best one is registered
     assert "majority" in told("train evaluate")
     assert "no such CUDA device" in told("--gpu 0")
     assert "Branching from run" in told("train resume")

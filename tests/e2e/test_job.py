@@ -20,3 +20,4 @@ def test_a_submitted_job_trains_and_registers(tmp_path: Path) -> None:
     assert "Registered smoke/1" in done.stdout
     logs = list((tmp_path / "w" / "runs" / "smoke").glob("*/logs/rank_0.log"))
     assert len(logs) == 1
+    assert ", 2 threads, " in logs[0].read_text()  # Ray gives a worker one, and this one has the node for itself
