@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from secauditai.config.leaves import did_you_mean, find_leaf, leaves, sections
+from secauditai.config.reading import read_yaml
 from secauditai.config.settings import TrainConfig
 from secauditai.config.spaces import Space, looks_like_space, parse_space
 from secauditai.errors import ConfigError
@@ -22,44 +23,21 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Layer = dict[str, Any]
 
 
-class _ConfigLoader(yaml.SafeLoader):
-    """Safe YAML without aliases: a configuration needs none, and a bomb needs them."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed here", event.start_mark)
-        return super().compose_node(parent, index)
-
-
-def check_name(name: str, what: str) -> str:
+def check_name(name: str, what: str, *, remedy: str = "") -> str:
     """Return a configuration, run or model name that is safe as a directory name.
+
+    Args:
+        name: the name.
+        what: what it is the name of.
+        remedy: how to give another one, in a sentence.
 
     Raises:
         ConfigError: when it is not.
     """
     if not NAME_PATTERN.fullmatch(name):
-        raise ConfigError(
-            f"{what} {name!r} is not a name",
-            hint="A name has up to 64 letters, digits, dots, dashes and underscores and starts with a letter or digit.",
-        )
+        rule = "A name has up to 64 letters, digits, dots, dashes and underscores and starts with a letter or digit."
+        raise ConfigError(f"{what} {name!r} is not a name", hint=f"{rule} {remedy}".strip())
     return name
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a small YAML file that a user wrote.
-
-    Raises:
-        ConfigError: with file and line when it cannot be read.
-    """
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from None
 
 
 def read_layer(path: Path) -> Layer:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from secauditai.config.leaves import did_you_mean
+from secauditai.config.reading import read_yaml
 from secauditai.errors import ModelError
 
 SCRATCH = "transformer"
@@ -30,6 +29,7 @@ class EncoderSize:
     heads: int
 
 
+ENTRY_KEYS = ("hub", "revision")
 BUILT_IN = {
     "codebert": "microsoft/codebert-base",
     "graphcodebert": "microsoft/graphcodebert-base",
@@ -56,7 +56,8 @@ def open_catalogue(workspace: Path | None = None) -> dict[str, CatalogueEntry]:
     """The built-in entries, and those of the workspace's `models.yaml`: `name: hub/id` or `name: {hub:, revision:}`.
 
     Raises:
-        ModelError: when the file is not such a mapping.
+        ConfigError: when the file is not valid YAML.
+        ModelError: when it is not such a mapping.
     """
     entries = {name: CatalogueEntry(name, hub_id) for name, hub_id in BUILT_IN.items()}
     entries[SCRATCH] = CatalogueEntry(SCRATCH, None)
@@ -66,10 +67,7 @@ def open_catalogue(workspace: Path | None = None) -> dict[str, CatalogueEntry]:
 
 
 def _read_catalogue(path: Path) -> dict[str, CatalogueEntry]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"not a catalogue: {error}", where=str(path)) from None
+    raw = read_yaml(path) or {}
     entries = {}
     for name, value in raw.items() if isinstance(raw, dict) else [(None, raw)]:
         item = {"hub": value} if isinstance(value, str) else value
@@ -77,8 +75,18 @@ def _read_catalogue(path: Path) -> dict[str, CatalogueEntry]:
             raise ModelError(
                 "a catalogue maps names to hub ids", where=str(path), hint="For example `mine: my-org/my-encoder`."
             )
+        _check_entry(name, item, path)
         entries[name] = CatalogueEntry(name, item["hub"], item.get("revision"))
     return entries
+
+
+def _check_entry(name: str, item: dict[object, object], path: Path) -> None:
+    for key in item:
+        if key not in ENTRY_KEYS:
+            hint = did_you_mean(str(key), ENTRY_KEYS, see=f"An entry has {' and '.join(ENTRY_KEYS)}.")
+            raise ModelError(f"{name}: unknown key {str(key)!r}", where=str(path), hint=hint)
+    if not isinstance(item.get("revision"), str | None):
+        raise ModelError(f"{name}: the revision must be text", where=str(path), hint="Quote it.")
 
 
 def check_model_type(model: str, workspace: Path) -> None:
@@ -91,7 +99,10 @@ def check_model_type(model: str, workspace: Path) -> None:
         return
     names = open_catalogue(workspace)
     if model not in names:
-        see = f"The catalogue has {', '.join(names)}; a path and hub:ID work too."
+        see = (
+            f"The catalogue has {', '.join(names)}; a path and hub:ID work too, and `config set NAME model {model}` "
+            "takes a registered model."
+        )
         raise ModelError(f"unknown model type {model!r}", hint=did_you_mean(model, names, see=see))
 
 

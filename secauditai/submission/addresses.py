@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from secauditai.config.files import read_yaml
 from secauditai.config.leaves import did_you_mean
+from secauditai.config.reading import read_yaml
 from secauditai.errors import ConfigError
 from secauditai.tracking.redact import redact_text
 

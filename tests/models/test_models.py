@@ -8,7 +8,7 @@ import torch
 from tiny_hub import COMMIT, LINES, write_tiny_hub
 
 from secauditai.data.windows import Windowing
-from secauditai.errors import ModelError
+from secauditai.errors import ModelError, SecAuditError
 from secauditai.models import classifier as classifiers
 from secauditai.models.baseline import fit_baseline, load_baseline
 from secauditai.models.bundle import BundleCard, open_bundle, save_bundle
@@ -207,9 +207,18 @@ def test_users_add_models_in_one_file(workspace: Path) -> None:
     catalogue_file(workspace).write_text("mine: me/encoder\npinned: {hub: me/other, revision: v2}\n")
     entries = open_catalogue(workspace)
     assert (entries["mine"].hub_id, entries["pinned"].revision) == ("me/encoder", "v2")
-    catalogue_file(workspace).write_text("mine: [1]\n")
-    with pytest.raises(ModelError, match=r"models\.yaml"):
-        open_catalogue(workspace)
+    for text, told in (
+        ("mine: [1]\n", "a catalogue maps names to hub ids"),
+        ("mine: {hub: me/x, revison: v2}\n", "mine: unknown key 'revison'. Did you mean revision?"),
+        ("mine: {hub: me/x, revision: 12345}\n", "mine: the revision must be text"),
+        ("mine: me/x\nmine: me/y\n", "mine is there twice"),
+        ("mine: 0b_\n", "'0b_' is read as int"),
+        ("mine: &x me/x\nother: *x\n", "aliases are not allowed"),
+    ):
+        catalogue_file(workspace).write_text(text)
+        with pytest.raises(SecAuditError, match=r"models\.yaml") as caught:
+            open_catalogue(workspace)
+        assert told in str(caught.value)
 
 
 def test_the_card_refuses_what_it_does_not_know(tmp_path: Path, encoder: LoadedEncoder) -> None:

@@ -45,6 +45,8 @@ def test_a_named_cluster_brings_its_workspace_and_tracking(workspace: Path) -> N
         ("- lab", "a mapping of cluster names"),
         ("lab: {}", "address: Field required"),
         ("lab: {address: x, token: t}", "token: Extra inputs"),
+        ("lab: {address: 0b_}", "clusters.yaml:1: not valid YAML"),
+        ("lab: {address: a:1}\nlab: {address: b:1}", "clusters.yaml:2: not valid YAML: lab is there twice"),
         ("a: &x {address: http://h:1}\nb: *x", "aliases are not allowed"),
         ("lab: {address: 'http://me:secret@head:8265'}", "must not hold credentials"),
     ],
