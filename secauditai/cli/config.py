@@ -8,6 +8,7 @@ from secauditai.cli.options import given_settings, json_option, setting_options,
 from secauditai.cli.output import Output
 from secauditai.config.files import NamedConfigs, merge_layers, resolve_config
 from secauditai.config.leaves import find_leaf, leaves
+from secauditai.config.reading import parse_yaml
 from secauditai.config.spaces import Space, parse_space
 from secauditai.errors import ConfigError
 
@@ -26,7 +27,7 @@ def config() -> None:
 @config.command()
 @click.option("--name", required=True, help="Name of the new configuration.")
 @click.option(
-    "--type", "model", default="transformer", show_default=True, help="Catalogue name, or any model, to start from."
+    "--type", "model", default="transformer", show_default=True, help="Catalogue name, path or hub:ID to start from."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a configuration of that name.")
 @workspace_option
@@ -77,13 +78,11 @@ def set_(name: str, pairs: tuple[str, ...], workspace: Path, as_json: bool) -> N
 def _value(key: str, text: str) -> object:
     leaf = find_leaf(key)
     if text.lstrip().startswith("{"):
-        import yaml
-
         try:
-            raw = yaml.safe_load(text)
-        except yaml.YAMLError:
+            raw = parse_yaml(text)
+        except ConfigError as error:
             raise ConfigError(
-                f"{key}: {text!r} is no search space", hint="For example '{uniform: [0.0, 0.3]}'."
+                f"{key}: {text!r} is no search space: {error.message}", hint="For example '{uniform: [0.0, 0.3]}'."
             ) from None
         return parse_space(leaf, raw)
     return leaf.parse(text)

@@ -92,7 +92,7 @@ def prepare(
 
 
 @click.command(cls=ComputeCommand)
-@dataset_option
+@click.option("--dataset", required=True, help="A prepared dataset, as `train prepare` writes it.")
 @click.option("--train", type=float, default=0.8, show_default=True, help="Share of samples to train on.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share to evaluate on.")

@@ -145,7 +145,7 @@ def find_leaf(key: str, *, where: str | None = None) -> Leaf:
 
 
 def did_you_mean(
-    word: str, known: Iterable[str], *, see: str = "`secauditai train config set --help` lists them all."
+    word: str, known: Iterable[str], *, see: str = "`secauditai train config show --help` lists them all."
 ) -> str:
     """A hint that names the closest known words, or where to find them."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)

@@ -63,6 +63,10 @@ def parse_space(leaf: Leaf, raw: Mapping[Any, Any], *, where: str | None = None)
         raise _refused(leaf, raw, "loguniform needs bounds above 0", where)
     if kind in ("uniform", "loguniform") and float not in leaf.types:
         raise _refused(leaf, raw, f"{leaf.name} is a whole number; use int or choice", where)
+    if kind == "int":
+        if low != int(low) or high != int(high):
+            raise _refused(leaf, raw, "int needs whole bounds; use uniform", where)
+        return Space(kind, (int(low), int(high)))
     return Space(kind, (low, high))
 
 

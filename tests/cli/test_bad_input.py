@@ -104,6 +104,9 @@ def test_configurations(cli: Cli) -> None:
     refused(cli("train", "config", "set", "c", "epochs", "many"), 1, "epochs", "whole number")
     refused(cli("train", "config", "set", "c", "epochs"), 1, "has no value")
     refused(cli("train", "config", "set", "c", "dropout", "{uniform: [0.5, 0.1]}"), 1, "dropout")
+    refused(cli("train", "config", "set", "c", "learning_rate", "{choice: [2024-13-45]}"), 1, "2024-13-45")
+    refused(cli("train", "config", "set", "c", "learning_rate", "{choice: [0b_]}"), 1, "'0b_' is read as int")
+    refused(cli("train", "config", "set", "c", "learning_rate", "{choice: " + "[" * 2000), 1, "nested too deeply")
     refused(cli("train", "config", "show", "../c"), 1, "is not a name")
 
 

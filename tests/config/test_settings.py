@@ -69,9 +69,11 @@ def test_bad_values_are_refused_with_the_key_named(key: str, value: object, name
         find_leaf(key).parse(value, where="file.yaml")
 
 
-def test_unknown_keys_get_a_suggestion() -> None:
+def test_unknown_keys_get_a_suggestion_or_the_command_that_lists_them() -> None:
     with pytest.raises(ConfigError, match="Did you mean learning_rate"):
         find_leaf("learning_rat")
+    with pytest.raises(ConfigError, match="config show --help` lists them all"):
+        find_leaf("zzz")
 
 
 def test_layers_combine_with_later_ones_winning() -> None:
@@ -109,11 +111,19 @@ def test_search_spaces_are_kept_apart_and_only_tune_runs_them() -> None:
         {"choice": []},
         {"uniform": [0, 1], "choice": [1]},
         {},
+        {"int": [0.1, 0.5]},
     ],
 )
 def test_bad_search_spaces_are_refused(space: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="dropout"):
         parse_layer({"dropout": space})
+
+
+def test_whole_bounds_stay_whole_numbers() -> None:
+    values = spaces_of(parse_layer({"gradient_clip": {"int": [1, "5"]}}))["gradient_clip"].values
+    assert [type(value) for value in values] == [int, int]
+    with pytest.raises(ConfigError, match="int needs whole bounds; use uniform"):
+        parse_layer({"gradient_clip": {"int": [1, 5.5]}})
 
 
 def test_a_layer_survives_the_file(tmp_path: Path) -> None:

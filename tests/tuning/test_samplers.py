@@ -47,6 +47,14 @@ def test_a_grid_has_all_combinations() -> None:
         grid_size(spaces(dropout={"uniform": [0.1, 0.2]}))
 
 
+def test_whole_numbers_of_a_fractional_setting_are_chosen_too(tmp_path: Path) -> None:
+    clip = spaces(gradient_clip={"int": [1, 3]})
+    assert grid(clip) == [{"gradient_clip": 1}, {"gradient_clip": 2}, {"gradient_clip": 3}]
+    ledger = replace(a_ledger(tmp_path), layer={"gradient_clip": {"int": [1, 3]}})
+    for sampler in ("random", "tpe"):
+        assert choose_settings(sampler, clip, 3, 0, ledger)["gradient_clip"] in (1, 2, 3)
+
+
 def told(ledger: Ledger, upto: int) -> None:
     """Run `upto` pretended trials whose value is best near learning_rate 1e-3."""
     import math
