@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from secauditai.config.leaves import Leaf, leaves
 from secauditai.errors import ConfigError
@@ -120,8 +121,8 @@ def _setting_option(leaf: Leaf, *aliases: str) -> Callable[[Command], Command]:
 
 
 def _collect(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value is not None and param.name:
-        given_settings(ctx)[param.name] = value
+    if param.name and ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
+        given_settings(ctx)[param.name] = value  # None too: `--max-steps null` unsets what a configuration says
 
 
 def given_settings(ctx: click.Context) -> dict[str, Any]:
