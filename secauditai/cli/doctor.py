@@ -11,6 +11,7 @@ from secauditai.cli.app import EXIT_GATE
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output
 from secauditai.config.files import NamedConfigs, resolve_config
+from secauditai.mirror import address_of
 
 if TYPE_CHECKING:
     from secauditai.doctor.findings import Finding
@@ -55,14 +56,17 @@ def doctor(
     config = resolve_config(layer, allow_spaces=True)
     from secauditai.doctor.examine import Needs, examine
     from secauditai.models.catalogue import open_catalogue
+    from secauditai.submission.addresses import resolve_target
 
     model, execution = config.architecture.model, config.execution
     entry = open_catalogue(workspace).get(model)
     hub_id = model.removeprefix(HUB) if model.startswith(HUB) else entry.hub_id if entry else None
+    if address is not None:
+        address = resolve_target(address, workspace, shared_workspace=address_of(workspace)).address
     needs = Needs(
         workspace,
         address or os.environ.get("RAY_ADDRESS"),
-        num_workers=execution.num_workers if isinstance(execution.num_workers, int) else None,
+        num_workers=execution.worker_range[0] if execution.worker_range else None,
         threads=execution.threads if isinstance(execution.threads, int) else 1,
         model=model,
         hub_id=hub_id,

@@ -14,6 +14,8 @@ import pytest
 from conftest import Cli
 
 from secauditai.doctor.endpoint import asks_for_token, check_job_api, check_token, is_loopback
+from secauditai.doctor.examine import Needs
+from secauditai.doctor.findings import Finding
 
 
 def closed_port() -> int:
@@ -131,6 +133,32 @@ def test_a_cluster_that_is_not_there_ends_the_examination(cli: Cli, bare: Path) 
     result = cli("doctor", "--address", f"http://127.0.0.1:{closed_port()}")
     assert result.code == 3
     assert "FAIL cluster" in result.out
+
+
+def test_a_cluster_is_found_by_its_name(cli: Cli, bare: Path, workspace: Path) -> None:
+    address = f"http://127.0.0.1:{closed_port()}"
+    workspace.mkdir()
+    (workspace / "clusters.yaml").write_text(f"lab: {{address: '{address}'}}\n")
+    result = cli("doctor", "--address", "lab")
+    assert result.code == 3
+    assert f"nothing answers at {address}" in result.out
+    result = cli("doctor", "--address", "lap")
+    assert (result.code, result.err) == (1, "Error: there is no cluster 'lap'. Did you mean lab?\n")
+
+
+@pytest.mark.parametrize(("wanted", "checked"), [("auto", None), ("3", 3), ("2-4", 2)])
+def test_the_fewest_workers_of_a_range_are_checked(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, wanted: str, checked: int | None
+) -> None:
+    asked: list[Needs] = []
+
+    def examine(needs: Needs, _say: object) -> list[Finding]:
+        asked.append(needs)
+        return []
+
+    monkeypatch.setattr("secauditai.doctor.examine.examine", examine)
+    assert cli("doctor", "--num-workers", wanted).code == 0
+    assert [needs.num_workers for needs in asked] == [checked]
 
 
 @pytest.mark.parametrize(
