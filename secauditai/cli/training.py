@@ -1,5 +1,6 @@
 """`train base`, `finetune`, `start` and `resume`: one training loop, four ways to ask for it."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,13 @@ def base(ctx: click.Context, /, name: str | None, workspace: Path, **options: An
       secauditai train base --data training_data --model transformer --epochs 10
     """
     settings = given_settings(ctx)
-    default = str(settings.get("model", "transformer")).removeprefix("hub:").rsplit("/", 1)[-1]
-    _train("base", name or default, settings, workspace, **options)
+    _train("base", name or _own_name(settings.get("model", "transformer")), settings, workspace, **options)
+
+
+def _own_name(model: str) -> str:
+    """A registered model's name without version or alias, or else the last part of a path or hub id."""
+    registered = None if Path(model).exists() else re.fullmatch(r"(?!hub:)([^/@]+)(?:/\d+|@[^/@]+)", model)
+    return registered[1] if registered else Path(model.removeprefix("hub:")).absolute().name
 
 
 @click.command(cls=ComputeCommand)
@@ -234,7 +240,7 @@ def _train(
 ) -> None:
     out = Output(as_json=as_json)
     config = resolve_config(layer)
-    check_name(name, "model")
+    check_name(name, "model", remedy="Give one with --name.")
     if register is not None and folds is None:
         raise ConfigError("--register is for cross-validation", hint="Add --folds 5, or leave --register out.")
     if config.input.data is None:
