@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from secauditai.cli.next_steps import after_run
 from secauditai.cli.options import json_option, workspace_option
 from secauditai.cli.output import Output, duration, number
 from secauditai.config.files import check_name
@@ -135,6 +136,5 @@ def _show_summary(run: Run, state: dict[str, Any], out: Output) -> None:
         out.say(f"  validation {key}: {number(value)}")
     if state["version"] is not None:
         out.say(f"Registered as {state['model']}/{state['version']}.")
-        out.next_step(f"secauditai train report --model {state['model']} --output report.html")
-    elif state["status"] != RUNNING:
-        out.next_step(f"secauditai train resume --model {state['model']}")
+    if (step := after_run(run)) is not None:
+        out.next_step(step)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from secauditai.cli.next_steps import after_training
 from secauditai.cli.options import (
     Command,
     address_option,
@@ -203,7 +204,7 @@ def resume(
         info = found.run.info
         version = f"{name}/{info.model_version}"
         out.say(f"Run {info.run_id} is complete at step {info.total_steps} and registered as {version}.")
-        out.next_step(_next_command(info))
+        out.next_step(after_training(info))
         from secauditai.pipeline import outcome_of
 
         out.document(outcome_of(found.run).document())
@@ -303,11 +304,5 @@ def _report(outcome: Any, out: Output, **more: Any) -> None:
         shown = ", ".join(f"{key} {number(value)}" for key, value in outcome.metrics.items())
         out.say(f"Step {outcome.global_step} in {duration(outcome.seconds)} ({rate}); validation: {shown}")
         out.say(f"Registered {info.name}/{outcome.version} from {outcome.run.root}")
-        out.next_step(_next_command(info))
+        out.next_step(after_training(info))
     out.document(outcome.document() | more)
-
-
-def _next_command(info: RunInfo) -> str:
-    if info.kind == "base":
-        return f"secauditai train finetune --model {info.name} --data {info.dataset}"
-    return f"secauditai train evaluate --model {info.name} --test-data {info.dataset}"

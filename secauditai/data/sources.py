@@ -19,6 +19,7 @@ from secauditai.data.remote import list_remote
 from secauditai.data.replacing import replacing
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tasks import Runner
+from secauditai.errors import DataError
 from secauditai.files import describe_file
 from secauditai.mirror import fetch, mirror_of, send
 from secauditai.progress import Progress, silent
@@ -56,9 +57,12 @@ def open_data(
     settings = settings or CleaningSettings()
     path = existing_path(spec)
     if path is not None and path.parent != path and path.name != "samples" and is_dataset(path.parent):
+        if split:
+            raise DataError(f"{spec} is one split of a dataset", hint=f"Training needs all of it: {path.parent}.")
         return one_split(open_dataset(path.parent, name=spec), path.name)
     if path is not None and is_dataset(path):
         dataset = open_dataset(path, name=spec, origin=f"prepared dataset {path}")
+        _check_made_with(dataset, settings)
         return _split_in_cache(dataset, cache, seed) if split and not dataset.splits() else dataset
     meant = spec if path is None else str(path)
     root = cache / "datasets" / _address(meant, settings, seed if split else None)
@@ -79,6 +83,22 @@ def open_data(
         send(root)
     origin = f"built-in {BUILT_IN}" if uses_built_in(meant) else f"raw data {meant}"
     return open_dataset(root, name=spec, origin=f"{origin}, prepared in {root}")
+
+
+def _check_made_with(dataset: Dataset, settings: CleaningSettings) -> None:
+    """Refuse settings that come too late: a prepared dataset is cleaned already."""
+    made_with = dataset.manifest["cleaning"]
+    late = [
+        f"{name} {value} (it was {made_with.get(name)})"
+        for name, value in settings.model_dump().items()
+        if value not in (CleaningSettings.model_fields[name].default, made_with.get(name), "prepared")
+    ]
+    if late:
+        raise DataError(
+            f"a prepared dataset is clean already, so this cannot change: {', '.join(late)}",
+            where=dataset.name,
+            hint="Leave it out, or prepare the raw data so.",
+        )
 
 
 def _split_in_cache(dataset: Dataset, cache: Path, seed: int) -> Dataset:

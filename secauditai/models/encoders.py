@@ -46,17 +46,17 @@ def load_encoder(source: str | Path, *, revision: str | None = None, dropout: fl
     """Load a pretrained encoder and its tokenizer.
 
     Args:
-        source: a directory in Hugging Face layout, or a hub id, taken from the cache or downloaded into it.
+        source: a directory in Hugging Face layout; or, as text, a hub id, taken from the cache or downloaded into it.
         revision: branch, tag or commit on the hub.
         dropout: overrides the configured one.
 
     Raises:
         ModelError: when it is neither here, cached nor reachable, or its weights do not fit.
     """
-    if isinstance(source, Path) or Path(source).is_dir():
-        directory, origin = Path(source), {"path": str(source), "hub_id": None, "commit": None}
+    if isinstance(source, Path):
+        directory, origin = source, {"path": str(source), "hub_id": None, "commit": None}
     else:
-        directory = _snapshot(source, revision)
+        directory = hub_directory(source, revision)
         origin = {"path": None, "hub_id": source, "commit": directory.name}
     module, extra_keys = _load_module(directory, dropout)
     return LoadedEncoder(module, load_tokenizer(directory), origin, _find_head(directory, extra_keys))
@@ -225,8 +225,12 @@ def _dropout_overrides(directory: Path, dropout: float) -> dict[str, float]:
     return {name: dropout for name in names if name in raw}
 
 
-def _snapshot(hub_id: str, revision: str | None) -> Path:
-    """The directory of a hub model in the local cache, downloaded when it is not there."""
+def hub_directory(hub_id: str, revision: str | None) -> Path:
+    """The directory of a hub model in the local cache, downloaded when it is not there.
+
+    Raises:
+        ModelError: when it is no hub id, or neither cached nor reachable.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,

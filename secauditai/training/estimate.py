@@ -12,7 +12,7 @@ from secauditai.errors import DataError
 from secauditai.models.encoders import load_encoder
 from secauditai.training.devices import Devices
 from secauditai.training.memory import budget_at, read_budgets
-from secauditai.training.preparation import TrainingPlan, default_learning_rate
+from secauditai.training.preparation import TrainingPlan, default_learning_rate, encoder_directory
 from secauditai.training.resume import Resumption
 
 CHARACTERS_PER_TOKEN = 3.2
@@ -93,8 +93,7 @@ def _encoder_shape(plan: TrainingPlan) -> dict[str, int]:
         size, config = SIZES[plan.model_size], plan.request.config
         parameters = estimate_parameters(plan.model_size, config.architecture.vocab_size, config.input.max_length)
         return {"parameters": parameters, "layers": size.layers, "hidden": size.hidden}
-    source = plan.model.bundle / "encoder" if plan.model.bundle else plan.model.hub_id or plan.model.spec
-    return _shape_of(load_encoder(source, revision=plan.model.revision).module)
+    return _shape_of(load_encoder(encoder_directory(plan.model)).module)
 
 
 def _shape_of(module: Any) -> dict[str, int]:

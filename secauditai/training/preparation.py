@@ -29,6 +29,9 @@ from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.recipe import Recipe, write_recipe
 from secauditai.training.request import TrainRequest
 
+RANKING = ("roc_auc", "average_precision")
+"""Metrics that samples of one label leave undefined."""
+
 LEARNING_RATES = {128: 1e-3, 256: 5e-4}
 """Peak learning rate up to this width of the encoder, whether it has learnt already or not. Measured from scratch for
 128, where 2e-3 diverges; for adapted encoders of these widths it is an assumption."""
@@ -74,11 +77,10 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
             f"model_size {config.architecture.model_size} does not apply to {model.description}, whose size is fixed",
             hint="Leave --model-size out, or train `--model transformer` from scratch.",
         )
-    if model.bundle is not None:
-        from secauditai.models.bundle import BundleLayout
+    if model.kind != "scratch":
         from secauditai.models.encoders import check_saved_max_length
 
-        check_saved_max_length(BundleLayout(model.bundle).encoder, config.input.max_length)
+        check_saved_max_length(encoder_directory(model), config.input.max_length)
     dataset = open_data(
         config.input.data,
         cache=request.workspace / "cache",
@@ -91,6 +93,12 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
     dataset = keep_in_workspace(dataset, request.workspace / "cache")
     train, val = _training_tables(dataset)
     heads = {} if request.is_base else {task: _labels(task, train) for task in config.tasks}
+    if heads and config.selection.selection_metric in RANKING and (label := _only_label(heads, val)):
+        raise DataError(
+            f"{config.selection.selection_metric} is undefined: all validation samples are labelled {label!r}",
+            where=str(dataset.root),
+            hint="Take more data, or choose another --selection-metric.",
+        )
     per_epoch = steps_per_epoch(train.num_rows, config.optimization.batch_size)
     return TrainingPlan(
         request=request,
@@ -103,6 +111,26 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
         steps_per_epoch=per_epoch,
         total_steps=config.optimization.max_steps or per_epoch * config.optimization.epochs,
     )
+
+
+def encoder_directory(model: ResolvedModel) -> Path:
+    """Where the encoder is that training starts from; one of the hub is downloaded when it is not cached.
+
+    Raises:
+        ModelError: when it is neither cached nor reachable.
+    """
+    from secauditai.models.bundle import BundleLayout
+    from secauditai.models.encoders import hub_directory
+
+    if model.bundle is not None:
+        return BundleLayout(model.bundle).encoder
+    return hub_directory(model.hub_id, model.revision) if model.hub_id else Path(model.spec).expanduser()
+
+
+def _only_label(heads: dict[str, list[str]], val: pa.Table) -> str | None:
+    """The label that all validation samples have for the first head; None when there are several."""
+    present = set(val.column(TASK_COLUMNS[next(iter(heads))]).to_pylist())
+    return present.pop() if len(present) == 1 else None
 
 
 def choose_request_devices(request: TrainRequest) -> Devices:
@@ -173,7 +201,7 @@ def _fill_run(plan: TrainingPlan, run: Run, progress: Progress) -> None:
     recipe |= {f"{split}_store": str(store.root) for split, store in stores.items()}
     recipe["promise"] = record_promise(plan.dataset, run.layout.initial, stores).model_dump()
     loss = _windowing(config).describe_loss(stores["train"].lengths[:, 0])
-    recipe["notices"] = [*initial["notices"], *([loss] if loss else [])]
+    recipe["notices"] = [*initial["notices"], *([loss] if loss else []), *_notice_of_selection(plan)]
     write_recipe(run.layout.recipe, Recipe.model_validate(recipe))
 
 
@@ -202,8 +230,10 @@ def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
         encoder = load_encoder(bundle.layout.encoder)
         if plan.heads and bundle.card.heads == plan.heads:
             donor = str(keep_bundle(bundle, plan.request.workspace / "cache").layout.root)
+    elif model.hub_id is not None:
+        encoder = load_encoder(model.hub_id, revision=model.revision)
     else:
-        encoder = load_encoder(model.hub_id or model.spec, revision=model.revision)
+        encoder = load_encoder(Path(model.spec).expanduser())
     check_max_length(encoder, config.input.max_length)
     save_encoder(encoder.module, encoder.tokenizer, directory)
     notices = []
@@ -300,7 +330,16 @@ def selection_metric(plan: TrainingPlan) -> str:
         return "loss"
     if wanted != "auto":
         return wanted
-    return "roc_auc" if "vulnerability_detection" in plan.heads else "f1"
+    if "vulnerability_detection" not in plan.heads:
+        return "f1"
+    return "roc_auc" if _only_label(plan.heads, plan.val) is None else "loss"
+
+
+def _notice_of_selection(plan: TrainingPlan) -> list[str]:
+    if not plan.heads or selection_metric(plan) != "loss" or plan.request.config.selection.selection_metric == "loss":
+        return []
+    label = _only_label(plan.heads, plan.val)
+    return [f"All validation samples are labelled {label!r}: the best checkpoint is that of the smallest loss"]
 
 
 def _recipe(plan: TrainingPlan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secauditai.config.files import read_layer, resolve_config, write_layer
+from secauditai.config.leaves import leaves
 from secauditai.config.settings import TrainConfig
 from secauditai.data.dataset import Dataset
 from secauditai.data.tokens import build_token_store, open_token_store
@@ -94,6 +95,7 @@ def resolve_resume(
     """
     run = _begun_run(workspace, name, checkpoint)
     if checkpoint == "latest" and _complete(run, branches=False):
+        _refuse_late(run, flags or {})
         return Resumption(run, None, branches=False)
     fetch_run(run, checkpoint)
     damaged: list[str] = []
@@ -103,6 +105,7 @@ def resolve_resume(
         found = resolve_checkpoint(run.layout.checkpoints, checkpoint, lambda _text: None)
     branches = found is not None and latest is not None and found.root != latest.root
     if _complete(run, branches=branches):
+        _refuse_late(run, flags or {})
         return Resumption(run, found, branches, tuple(damaged))
     recipe = read_recipe(run.layout.recipe)
     noted = check_versions(run)
@@ -114,6 +117,17 @@ def resolve_resume(
     if address is None:
         _check_device(changes.recipe, run)
     return Resumption(run, found, branches, tuple(damaged), changes, dataset, tuple(noted))
+
+
+def _refuse_late(run: Run, flags: Mapping[str, Any]) -> None:
+    """Refuse settings of a run that is complete, where nothing would heed them."""
+    before = resolve_config(read_layer(run.layout.config)).flat()
+    late = [f"{leaves()[name].flag} {value}" for name, value in flags.items() if value != before[name]]
+    if late:
+        raise RunError(
+            f"run {run.info.run_id} is complete, so this would change nothing: {', '.join(late)}",
+            hint="Leave it out, branch from an older --checkpoint, or start a new run.",
+        )
 
 
 def check_versions(run: Run) -> list[str]:

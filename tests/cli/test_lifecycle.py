@@ -101,6 +101,9 @@ def test_from_yaml_to_a_verified_file(cli: Cli, samples_yaml: Write, tmp_path: P
     complete = cli("train", "resume", "--model", "trained_model")
     assert complete.code == 0
     assert "is complete" in complete.out
+    late = cli("train", "resume", "--model", "trained_model", "--epochs", 40)
+    assert late.code == 1
+    assert "is complete, so this would change nothing: --epochs 40" in late.err
     looked = cli("train", "resume", "--model", "trained_model", "--checkpoint", 60, "--dry-run", "--json")
     rest = json.loads(looked.out)
     assert (rest["left"], rest["total_steps"], rest["step"], rest["branches"]) == (12, 72, 60, True)

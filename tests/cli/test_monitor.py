@@ -76,15 +76,17 @@ def test_a_run_is_followed_to_its_end(run: Run, monitor: Monitor) -> None:
     assert "5/10 (50%), epoch 1.00, loss 0.200, 7.0 samples/s, 15 s left" in monitor.line_with("step 5")
     assert monitor.process.poll() is None
     record_steps(run, *range(6, 11))
-    run.update(status=FINISHED, model_version=4, summary={"metrics": {"f1": 0.75}})
+    run.update(status=FINISHED, model_version=4, dataset="my data", summary={"metrics": {"f1": 0.75}})
     assert "left" not in monitor.line_with("step 10/10")
     assert monitor.line_with("validation") == "  validation f1: 0.750"
     assert monitor.line_with("Registered") == "Registered as m/4."
+    assert monitor.line_with("Next: ").endswith("secauditai train evaluate --model m --test-data 'my data'")
     assert monitor.process.wait(timeout=30) == 0
 
 
 def test_a_run_whose_process_dies_is_seen_to_be_interrupted(run: Run, monitor: Monitor) -> None:
     with subprocess.Popen(["sleep", "600"]) as training:
+        run.layout.recipe.write_text("{}")
         run.update(pid=training.pid)
         monitor.line_with("step 3/10")
         training.kill()

@@ -3,18 +3,24 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import yaml
+from conftest import make_samples
 from tiny_hub import LINES, write_tiny_hub
 from training_runs import SMALL, new_run, write_dataset
 
 from secauditai.config.files import resolve_config
-from secauditai.errors import ModelError
+from secauditai.data.dataset import open_dataset
+from secauditai.data.prepare import prepare
+from secauditai.data.split import SplitPlan, split_dataset
+from secauditai.errors import DataError, ModelError
 from secauditai.models.bundle import BundleCard, save_bundle
 from secauditai.models.classifier import Embedder
 from secauditai.models.encoders import build_encoder
 from secauditai.models.tokenizer import train_tokenizer
 from secauditai.runs import Run, RunLayout
 from secauditai.training.estimate import estimate
-from secauditai.training.preparation import plan_training
+from secauditai.training.preparation import TrainingPlan, encoder_directory, plan_training
+from secauditai.training.recipe import read_recipe
 from secauditai.training.request import TrainRequest
 
 
@@ -25,11 +31,56 @@ def only_run(workspace: Path) -> Run:
 
 def test_a_run_that_cannot_be_prepared_says_why(tmp_path: Path) -> None:
     data, encoder = write_dataset(tmp_path), write_tiny_hub(tmp_path / "hub")
-    with pytest.raises(ModelError, match="more than the encoder's"):
-        new_run(data, tmp_path / "w", model=str(encoder), max_length=2000)
+    (encoder / "pytorch_model.bin").unlink()
+    with pytest.raises(ModelError) as refused:
+        new_run(data, tmp_path / "w", model=str(encoder), max_length=32)
     info = only_run(tmp_path / "w").info
-    assert info.status == "failed"
-    assert "more than the encoder's" in str(info.message)
+    assert (info.status, info.message) == ("failed", str(refused.value))
+
+
+def plan(workspace: Path, **settings: object) -> TrainingPlan:
+    return plan_training(TrainRequest("finetune", "m", resolve_config({**SMALL, **settings}), workspace))
+
+
+def test_what_cannot_begin_leaves_no_run(tmp_path: Path, tiny_hub: Path) -> None:
+    data, encoder = write_dataset(tmp_path), write_tiny_hub(tmp_path / "other")
+    for settings, told in (
+        ({"model": str(encoder), "max_length": 2000}, "more than the encoder's"),
+        ({"model": "codebert", "max_length": 2000}, "more than the encoder's"),
+        ({"model": "unixcoder"}, "not in the Hugging Face cache"),
+        ({"data": f"{data}/test"}, f"is one split of a dataset. Training needs all of it: {data}"),
+        ({"strip_comments": True}, r"clean already, so this cannot change: strip_comments True \(it was False\)"),
+    ):
+        with pytest.raises((DataError, ModelError), match=told):
+            plan(tmp_path / "w", **{"data": str(data), **settings})
+    assert not (tmp_path / "w" / "runs").exists()
+
+
+def test_a_hub_id_is_not_a_directory_of_that_name(
+    tmp_path: Path, tiny_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "microsoft" / "codebert-base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert encoder_directory(
+        plan(tmp_path / "w", data=str(write_dataset(tmp_path)), model="codebert").model
+    ).is_relative_to(tiny_hub)
+
+
+def test_validation_samples_of_one_label_choose_by_loss(tmp_path: Path) -> None:
+    samples = make_samples(12)
+    for sample in samples[-4:]:
+        sample.update(label="safe", category="none", severity="none")
+    for number, sample in enumerate(samples):
+        sample["metadata"] = {"split": "val" if number >= 20 else "train", "language": "python"}
+    (tmp_path / "samples.yaml").write_text(yaml.safe_dump({"samples": samples}))
+    prepare(str(tmp_path / "samples.yaml"), tmp_path / "data")
+    split_dataset(open_dataset(tmp_path / "data"), SplitPlan(predefined=True))
+    run = new_run(tmp_path / "data", tmp_path / "w")
+    recipe = read_recipe(run.layout.recipe)
+    assert recipe.selection_metric == "loss"
+    assert "All validation samples are labelled 'safe'" in recipe.notices[-1]
+    with pytest.raises(DataError, match="roc_auc is undefined: all validation samples are labelled 'safe'"):
+        plan(tmp_path / "w", data=str(tmp_path / "data"), selection_metric="roc_auc")
 
 
 def test_windows_too_long_for_a_bundle_are_refused_in_the_plan(tmp_path: Path) -> None:
