@@ -92,9 +92,9 @@ class Trial:
     status: str = RUNNING
     """running | finished | stopped (by ASHA) | interrupted (can go on) | failed"""
     error_kind: str | None = None
-    """ConfigError, DataError, …; `TrialDied` when its process did."""
+    """ConfigError, DataError, …; `TrialDied` when its process did, `TrialStopped` when that was asked to stop."""
     deaths: int = 0
-    """How often its process died."""
+    """How often its process died, or ended it though the sweep went on."""
     step: int = 0
     """Global steps of its first seed."""
     rung: int | None = None
@@ -180,9 +180,18 @@ class Ledger:
         return sum(trial.status in ENDED for trial in self.trials)
 
     @property
+    def all_ended(self) -> bool:
+        """Whether no trial is left to run."""
+        return self.ended >= self.num_samples
+
+    @property
     def best(self) -> Trial | None:
-        """The trial with the best value, among those that came to their end if any did; the earlier of equals."""
+        """The trial with the best value, among those that came to their end if any did; the earlier of equals.
+
+        One that was cut off in the middle of its training has no model to save.
+        """
         known = [trial for trial in self.trials if trial.value is not None and trial.run_dir is not None]
+        known = [trial for trial in known if trial.status != INTERRUPTED or trial.error is None]
         known = [trial for trial in known if trial.status == FINISHED] or known
         sign = 1.0 if self.higher_is_better else -1.0
         return max(known, key=lambda trial: sign * (trial.value or 0.0), default=None)

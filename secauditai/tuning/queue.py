@@ -23,7 +23,7 @@ class TrialQueue:
         Args:
             ledger: the sweep.
             max_concurrent: trials at a time.
-            max_failures: deaths of one trial's process that are survived.
+            max_failures: deaths and interruptions of one trial that are survived.
             deadline: `time.monotonic()` after which no trial goes on.
             watch: told after each change.
         """
@@ -77,20 +77,33 @@ class TrialQueue:
         """Write down what a trial reported."""
         trial = self.ledger.trial(trial_id)
         seeds = tuple(TrialRun(**run) for run in outcome.seeds)
-        self._end(
-            replace(
-                trial,
-                status=outcome.status,
-                value=mean_value(seeds),
-                run_dir=_best_run(seeds, higher_is_better=self.ledger.higher_is_better),
-                error=outcome.error,
-                error_kind=outcome.error_kind,
-                seconds=trial.seconds + outcome.seconds,
-                step=seeds[0].step if seeds else 0,
-                rung=outcome.rung,
-                seeds=seeds,
-            )
+        trial = replace(
+            trial,
+            status=outcome.status,
+            value=mean_value(seeds),
+            run_dir=_best_run(seeds, higher_is_better=self.ledger.higher_is_better),
+            error=outcome.error,
+            error_kind=outcome.error_kind,
+            seconds=trial.seconds + outcome.seconds,
+            step=seeds[0].step if seeds else 0,
+            rung=outcome.rung,
+            seeds=seeds,
         )
+        if trial.status == INTERRUPTED and self.stopped_for is None:
+            trial = self._after_interruption(trial)
+        self._end(trial)
+
+    def _after_interruption(self, trial: Trial) -> Trial:
+        """Try a trial again that ended though the sweep goes on; after too many times only `--resume` does."""
+        trial = replace(
+            trial,
+            deaths=trial.deaths + 1,
+            error=trial.error or "its process was asked to stop",
+            error_kind=trial.error_kind or "TrialStopped",
+        )
+        if trial.deaths <= self._max_failures:
+            self._waiting.append(trial.trial_id)
+        return trial
 
     def note_death(self, trial_id: str, reason: str) -> None:
         """Try a trial again whose process died, from its newest checkpoint, unless it has died too often."""

@@ -126,7 +126,7 @@ def resume_sweep(
     ledger = find_sweep(changes.workspace, changes.name or None, sweep_id)
     request = resume_request(ledger, changes.workspace, changes)
     more = request.num_samples is not None and request.num_samples > ledger.num_samples
-    if ledger.status == FINISHED and not more:
+    if ledger.status == FINISHED and ledger.all_ended and not more:
         notify(f"Sweep {ledger.sweep_id} is complete: {len(ledger.trials)} trials, nothing is left to do")
         return SweepResult(ledger, 0, time.monotonic() - started, 0.0)
     check_sweep(request.workspace, request.address)
@@ -314,11 +314,12 @@ def _stop_on_signals(queue: TrialQueue) -> Iterator[None]:
 def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: Progress, notify: Notify) -> None:
     """Publish the best trial's model with the sweep as its lineage, save its configuration, write the summary."""
     best = ledger.best
-    if stopped_for is not None:
-        notify(f"The sweep ends after {ledger.ended} of {ledger.num_samples} trials: {stopped_for}")
+    reason = None if ledger.all_ended else stopped_for or "trials were interrupted too often"
+    if reason is not None:
+        notify(f"The sweep ends after {ledger.ended} of {ledger.num_samples} trials: {reason}")
         ledger.update(status=INTERRUPTED)
     if best is None or best.run_dir is None:
-        raise _nothing_found(ledger, stopped_for)
+        raise _nothing_found(ledger, reason)
     run = open_run(Path(best.run_dir))
     trained = next(known for known in best.seeds if known.run_dir == best.run_dir)
     if ledger.published != f"{trained.run_dir}@{trained.step}":  # a trial that went on may have become better
@@ -337,7 +338,7 @@ def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: 
         values = {f"best/{ledger.metric}": best.value, "trials": len(ledger.trials)}
         log_summary(workspace, ledger.mlflow_run_id, values, step=ledger.ended)
         log_artifacts(workspace, ledger.mlflow_run_id, [ledger.layout.summary, ledger.path])
-    if stopped_for is None:
+    if reason is None:
         ledger.update(status=FINISHED)
 
 
@@ -345,6 +346,6 @@ def _nothing_found(ledger: Ledger, stopped_for: str | None) -> RunError:
     where = str(ledger.path)
     if stopped_for is not None:
         hint = f"`secauditai train tune --resume {ledger.sweep_id}` goes on."
-        return RunError(f"no trial was validated before the sweep ended: {stopped_for}", where=where, hint=hint)
+        return RunError(f"no trial came so far that its model can be saved: {stopped_for}", where=where, hint=hint)
     reason = next((trial.error for trial in ledger.trials if trial.error), "no trial has the goal metric")
     return RunError(f"none of the {len(ledger.trials)} trials succeeded: {reason}", where=where)

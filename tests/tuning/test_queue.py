@@ -55,6 +55,27 @@ def test_a_dead_trial_is_tried_again_and_given_up_after_its_budget(tmp_path: Pat
     assert failed.error == "its process died 2 times, the last time: the actor died"
 
 
+def test_a_trial_that_was_asked_to_stop_while_the_sweep_goes_on_is_tried_again(tmp_path: Path) -> None:
+    queue = a_queue(tmp_path, 1)
+    for _ in range(2):
+        assert not queue.exhausted
+        trial = queue.next()
+        assert trial is not None
+        assert trial.trial_id == "0000"
+        queue.note_outcome(trial.trial_id, outcome(0.5, status=INTERRUPTED))
+    assert queue.exhausted  # not for ever
+    (left,) = queue.ledger.trials
+    assert (left.status, left.deaths, left.error_kind) == (INTERRUPTED, 2, "TrialStopped")
+    assert not queue.ledger.all_ended
+    assert queue.ledger.best is None  # it was cut off, so there is nothing to save
+    again = a_queue(tmp_path)
+    assert again.next() is not None
+    again.note_outcome("0000", outcome(0.4))
+    assert again.ledger.all_ended
+    assert again.ledger.best is not None
+    assert again.ledger.best.error is None
+
+
 def test_a_resumed_sweep_goes_on_with_what_ran_and_reruns_nothing(tmp_path: Path) -> None:
     queue = a_queue(tmp_path, 4)
     done, running = queue.next(), queue.next()
