@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from secauditai.cli.idle import refuse_idle
 from secauditai.cli.next_steps import after_training
 from secauditai.cli.options import (
     Command,
@@ -241,6 +242,7 @@ def _train(
 ) -> None:
     out = Output(as_json=as_json)
     config = resolve_config(layer)
+    refuse_idle(kind, given_settings(click.get_current_context()), config)
     check_name(name, "model", remedy="Give one with --name.")
     if register is not None and folds is None:
         raise ConfigError("--register is for cross-validation", hint="Add --folds 5, or leave --register out.")

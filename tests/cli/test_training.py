@@ -36,3 +36,18 @@ def test_a_name_that_is_none_tells_how_to_give_another(cli: Cli) -> None:
         assert result.code == 1
         assert "is not a name" in result.err
         assert "Give one with --name." in result.err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("base --class-weights balanced", "--class-weights does not apply to `train base`, which trains no head"),
+        ("finetune --mlm-probability 0.3", "--mlm-probability is for `train base` alone"),
+        ("finetune --focal-gamma 3", "--focal-gamma says nothing without --loss-function focal"),
+        ("start --augment-variants 8", "--augment-variants says nothing without --augment."),
+    ],
+)
+def test_a_flag_that_nothing_heeds_is_refused(cli: Cli, line: str, told: str) -> None:
+    result = cli("train", *line.split(), "--data", "security_dataset", "--dry-run")
+    assert result.code == 1
+    assert told in result.err

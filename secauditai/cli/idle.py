@@ -1,0 +1,36 @@
+"""Flags that nothing would heed: said at once, so that nobody believes they had an effect."""
+
+from collections.abc import Iterable
+
+from secauditai.config.leaves import leaves
+from secauditai.config.settings import TrainConfig
+from secauditai.errors import ConfigError
+
+OF_HEADS = ("task", "class_weights", "sampling", "loss_function", "focal_gamma", "selection_metric")
+"""Settings of what `train base` does not train."""
+NEEDED = {"focal_gamma": ("loss_function", "focal"), "augment_variants": ("augment", True)}
+"""Setting, and the value of another without which it says nothing."""
+
+
+def refuse_idle(kind: str, flags: Iterable[str], config: TrainConfig) -> None:
+    """Make sure that every flag of a training's command line has an effect.
+
+    Args:
+        kind: base, finetune or start.
+        flags: the settings that the command line names.
+        config: all settings.
+
+    Raises:
+        ConfigError: naming the first flag without one.
+    """
+    values = config.flat()
+    for name in flags:
+        flag = leaves()[name].flag
+        if kind == "base" and name in OF_HEADS:
+            raise ConfigError(f"{flag} does not apply to `train base`, which trains no head", hint="Leave it out.")
+        if kind != "base" and name == "mlm_probability":
+            raise ConfigError(f"{flag} is for `train base` alone", hint="Leave it out.")
+        needed, value = NEEDED.get(name, ("", None))
+        if needed and values[needed] != value:
+            wanted = leaves()[needed].flag + ("" if value is True else f" {value}")
+            raise ConfigError(f"{flag} says nothing without {wanted}", hint="Add that, or leave it out.")
