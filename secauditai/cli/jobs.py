@@ -8,6 +8,7 @@ import click
 
 from secauditai.cli.options import Command, json_option, workspace_option
 from secauditai.cli.output import Output, duration
+from secauditai.cli.submit import exit_code_of
 
 if TYPE_CHECKING:
     from secauditai.submission.jobs import Job, JobsApi
@@ -91,7 +92,7 @@ def logs(ctx: click.Context, job_id: str, follow: bool, address: str, workspace:
         click.echo(api.logs(job_id), nl=False)
         return
     job = api.follow(job_id, click.echo)
-    ctx.exit(job.exit_code or 0)
+    ctx.exit(exit_code_of(job, lambda line: click.echo(line, err=True)))
 
 
 @jobs.command()

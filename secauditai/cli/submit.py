@@ -1,8 +1,10 @@
 """Commands that compute: here, attached to a Ray cluster, or submitted to one as a job, by `--address` alone."""
 
 import secrets
+import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +98,7 @@ def submit_command(ctx: click.Context, target: "Target", workspace: Path, *, com
             versions=own_versions(),
         ),
     )
-    entrypoint = f"python -m secauditai.cli.entry {target.workspace} {job_id}"
+    entrypoint = shlex.join(["python", "-m", "secauditai.cli.entry", target.workspace, job_id])
     api.submit(job_id, entrypoint, shown(command.arguments), computes=computes)
     out.say(f"Job {job_id} on {target.address}; workspace {target.workspace}")
     try:
@@ -111,11 +113,7 @@ def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output
     from secauditai.evaluation.predictions import refused_path
     from secauditai.submission.request import read_result
 
-    code = job.exit_code if job.exit_code is not None else (0 if job.status == "SUCCEEDED" else 1)
-    if job.status == "STOPPED":
-        out.say(f"Job {job.job_id} was stopped.")
-    elif code and job.exit_code is None:
-        raise ClusterError(f"the job did not run: {job.message or job.status}".splitlines()[0], where=job.job_id)
+    code = exit_code_of(job, out.say)
     if code == 0:
         for key, path in command.outputs.items():
             fetch(storage, key, path)
@@ -129,6 +127,26 @@ def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output
     if result is not None:
         out.document({**result, **_local_paths(result, storage, command)})
     return code
+
+
+def exit_code_of(job: "Job", tell: Callable[[str], object]) -> int:
+    """What a command that followed a job exits with.
+
+    Args:
+        job: one that is over.
+        tell: gets what is to be said about it.
+
+    Raises:
+        ClusterError: when it died without an exit code: its environment, its node or Ray failed.
+    """
+    if job.exit_code is not None:
+        return job.exit_code
+    if job.status == "SUCCEEDED":
+        return 0
+    if job.status == "STOPPED":
+        tell(f"Job {job.job_id} was stopped.")
+        return 1
+    raise ClusterError(f"the job failed: {job.message or job.status}".splitlines()[0], where=job.job_id)
 
 
 def fetch(storage: "Storage", key: str, path: Path) -> None:

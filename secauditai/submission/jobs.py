@@ -1,5 +1,6 @@
 """The door to Ray's Jobs API: submit a command, follow it, stop it, list what is there."""
 
+import re
 import shutil
 import tempfile
 import time
@@ -22,6 +23,10 @@ PATIENCE = 300.0
 BRIEF = 60.0
 """The same while a job is submitted."""
 INTERVAL = 1.0
+STOP_SECONDS = 120
+"""Seconds from the request to stop until Ray kills a job; a training writes a checkpoint in them. Ray's own are 3."""
+_STATUS = re.compile(r"Request failed with status code (\d+): ")
+_NAMED = re.compile(r"[\w.-]+")
 
 Result = TypeVar("Result")
 
@@ -66,7 +71,7 @@ class JobsApi:
 
         Args:
             job_id: the id it gets.
-            entrypoint: the command line that the cluster runs.
+            entrypoint: the command line that the cluster's shell runs.
             command: the command as the user knows it.
             computes: whether the entry point does the work itself: it takes a CPU then, which the head does not offer.
                 Otherwise it runs on the head and has workers do it.
@@ -83,7 +88,10 @@ class JobsApi:
                     self._client.submit_job(
                         entrypoint=entrypoint,
                         submission_id=job_id,
-                        runtime_env={"working_dir": str(directory)},
+                        runtime_env={
+                            "working_dir": str(directory),
+                            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+                        },
                         metadata={MARK: command},
                         entrypoint_num_cpus=1 if computes else None,
                     )
@@ -96,6 +104,8 @@ class JobsApi:
         Raises:
             ClusterError: when there is none of this id.
         """
+        if not _NAMED.fullmatch(job_id):  # it becomes a part of the address that is asked
+            raise self._no_such(job_id)
         with self._telling(job_id):
             return _job(self._client.get_job_info(job_id))
 
@@ -113,8 +123,12 @@ class JobsApi:
 
     def stop(self, job_id: str) -> None:
         """Ask a job to stop; a training writes a checkpoint first."""
-        with self._telling(job_id):
-            self._client.stop_job(job_id)
+
+        def stop() -> None:
+            with self._telling(job_id):
+                self._client.stop_job(job_id)
+
+        self._patiently(stop, BRIEF)
 
     def follow(self, job_id: str, show: Callable[[str], None]) -> Job:
         """Show what a job prints until it is over; a lost connection is taken up again.
@@ -125,7 +139,12 @@ class JobsApi:
         printed = 0
         while True:
             job = self._patiently(lambda: self.get(job_id))
-            text = self._patiently(lambda: self.logs(job_id)) if job.status != "PENDING" else ""
+            try:
+                text = self._printed(job)
+            except OutOfReach as error:  # the state comes from the head, the output from the node that the job is on
+                text = ""
+                if job.over:
+                    show(f"The rest of its output is out of reach: {error.message}")
             complete = text if job.over else text[: text.rfind("\n") + 1]
             for line in complete[printed:].splitlines():
                 show(line)
@@ -133,6 +152,12 @@ class JobsApi:
             if job.over:
                 return job
             time.sleep(INTERVAL)
+
+    def _printed(self, job: Job) -> str:
+        """What a job has printed; a last time it is worth some patience."""
+        if job.status == "PENDING":
+            return ""
+        return self._patiently(lambda: self.logs(job.job_id), BRIEF) if job.over else self.logs(job.job_id)
 
     def _patiently(self, action: Callable[[], Result], patience: float = PATIENCE) -> Result:
         give_up = time.monotonic() + patience
@@ -159,11 +184,21 @@ class JobsApi:
             hint = "Is the dashboard's port reachable from here, and is it the http:// address of the head node?"
             raise OutOfReach("no Ray Jobs API answers", where=self.address, hint=hint) from None
         except RuntimeError as error:
-            told = str(error).splitlines()[0][:300]
-            if "does not exist" in told and job_id:
-                hint = "`secauditai jobs list` shows them."
-                raise ClusterError(f"there is no job {job_id!r}", where=self.address, hint=hint) from None
-            raise ClusterError(f"the cluster refuses: {told}", where=self.address) from None
+            raise self._refusal(str(error).splitlines()[0][:300], job_id) from None
+
+    def _refusal(self, told: str, job_id: str | None) -> ClusterError:
+        """What an answer other than 200 means."""
+        found = _STATUS.match(told)
+        status = int(found[1]) if found else 0
+        if status == 404 and job_id:
+            return self._no_such(job_id)
+        if status >= 500:  # the agent that runs jobs is not up yet or again, or a proxy has nobody behind it
+            return OutOfReach(f"the cluster cannot answer now: {told}", where=self.address)
+        return ClusterError(f"the cluster refuses: {told}", where=self.address)
+
+    def _no_such(self, job_id: str) -> ClusterError:
+        hint = "`secauditai jobs list` shows them."
+        return ClusterError(f"there is no job {job_id!r}", where=self.address, hint=hint)
 
 
 class OutOfReach(ClusterError):
