@@ -21,9 +21,11 @@ from secauditai.config.files import resolve_config
 from secauditai.errors import RunError, SecAuditError
 from secauditai.files import write_json
 from secauditai.runs import Run, list_runs, open_run
+from secauditai.tracking.connection import PATIENT, OutOfReachError
 from secauditai.tracking.runs import create_run as create_mlflow_run
 from secauditai.tracking.runs import finish_run as finish_mlflow_run
 from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
+from secauditai.tracking.store import open_store
 from secauditai.training.attempt import held
 from secauditai.training.checkpoint import newest_checkpoint, read_state
 from secauditai.training.launch import launch
@@ -89,11 +91,13 @@ class TrialOutcome:
 def run_trial(task: TrialTask) -> TrialOutcome:
     """Train a trial, or go on with one whose process died.
 
-    A user's error comes back in the outcome, so that it reaches the ledger as one line.
+    A user's error comes back in the outcome, so that it reaches the ledger as one line; what may pass by itself leaves
+    the trial interrupted.
     """
     seconds, done = 0.0, list[TrialRun]()
     try:
         with _alone(task):
+            _await_tracking(Path(task.workspace))
             folder = _mlflow_folder(task)
             status, rung = FINISHED, None
             for place, seed in enumerate(task.seeds):
@@ -108,7 +112,8 @@ def run_trial(task: TrialTask) -> TrialOutcome:
             if folder != task.parent:
                 finish_mlflow_run(Path(task.workspace), folder, _run_status(status))
     except SecAuditError as error:
-        return TrialOutcome(FAILED, seconds, [asdict(run) for run in done], None, str(error), type(error).__name__)
+        status = INTERRUPTED if isinstance(error, OutOfReachError) else FAILED
+        return TrialOutcome(status, seconds, [asdict(run) for run in done], None, str(error), type(error).__name__)
     return TrialOutcome(status, seconds, [asdict(run) for run in done], rung)
 
 
@@ -131,7 +136,7 @@ def _train(
     """Train a run to its end or to where the rule stops it; its status, that rung, and the seconds in training."""
     tracking = Tracking(run, Path(task.workspace), logger.warning, parent=parent)
     if not is_local(Path(task.workspace)):
-        tracking.open()
+        tracking.open(PATIENT)
     started = time.monotonic()
     try:
         tracking.start()
@@ -211,6 +216,12 @@ def _remove_half_prepared(task: TrialTask, known: Mapping[int, str]) -> None:
         info = run.info
         if (info.sweep_id, info.trial_id) == (task.sweep_id, task.trial_id) and str(run.root) not in known.values():
             shutil.rmtree(run.root)
+
+
+def _await_tracking(workspace: Path) -> None:
+    """Wait for a tracking server that is down: other trials are not to fail because it was restarted."""
+    if not is_local(workspace):
+        open_store(workspace, patience=PATIENT)
 
 
 def _mlflow_folder(task: TrialTask) -> str | None:

@@ -7,6 +7,7 @@ import pytest
 from training_runs import SMALL, history, new_run, weights, write_dataset
 
 from secauditai.runs import list_runs, open_run
+from secauditai.tracking.connection import PATIENT, OutOfReachError
 from secauditai.tracking.runs import create_run
 from secauditai.tracking.store import open_store
 from secauditai.training.launch import launch
@@ -134,6 +135,25 @@ def test_an_interrupted_trial_goes_on_where_it_was(data: Path, workspace: Path, 
     assert len(list_runs(workspace, "c")) == before + 1
     one, other = (open_run(Path(outcome.seeds[0]["run_dir"])) for outcome in (whole, second))
     assert weights(one) == weights(other)
+
+
+def test_a_server_that_is_away_is_waited_for_and_costs_no_trial(
+    data: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def refuse(_where: object, patience: float = 0.0) -> None:
+        waited.append(patience)
+        raise OutOfReachError("MLflow cannot open the tracking store: no server answers")
+
+    task = a_task(data, workspace, tmp_path)
+    monkeypatch.setattr("secauditai.tuning.trial.is_local", lambda _workspace: False)
+    for place in ("open_store", "Tracking.open"):
+        with monkeypatch.context() as away:
+            away.setattr(f"secauditai.tuning.trial.{place}", refuse)
+            outcome = run_trial(task)
+        assert (outcome.status, outcome.error_kind) == ("interrupted", "OutOfReachError")
+    assert waited == [PATIENT, PATIENT]
 
 
 def test_settings_that_contradict_each_other_fail_the_trial_and_nothing_else(
