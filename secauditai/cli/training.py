@@ -37,7 +37,9 @@ FOLD_OPTIONS = (
     ),
 )
 dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Print the plan and stop before a run is made; raw data is prepared into the cache."
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan and stop before a run is made; raw data is prepared and a hub encoder kept in the caches.",
 )
 
 

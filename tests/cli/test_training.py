@@ -1,5 +1,7 @@
 """What the training commands make of names."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,23 @@ def test_a_name_that_is_none_tells_how_to_give_another(cli: Cli) -> None:
         assert result.code == 1
         assert "is not a name" in result.err
         assert "Give one with --name." in result.err
+
+
+def test_a_dry_run_of_base_shows_the_plan_and_makes_no_run(
+    cli: Cli, samples_yaml: Callable[..., Path], workspace: Path
+) -> None:
+    samples_yaml(20)
+    line = "train base --data samples.yaml --epochs 2 --batch-size 8 --max-length 64 --vocab-size 320 --threads 1"
+    result = cli(*line.split(), "--dry-run", "--json")
+    assert result.code == 0, result.err
+    plan = json.loads(result.out)
+    assert (plan["train_samples"], plan["steps_per_epoch"], plan["total_steps"]) == (32, 4, 8)
+    assert 32 * 10 < plan["estimated_tokens_per_epoch"] == plan["estimated_tokens"] // 2 < 32 * 64
+    assert plan["parameters"] > 100_000
+    assert plan["estimated_memory_mib_per_worker"] > 0
+    assert plan["devices"] == "cpu, in this process, 1 thread each"
+    assert plan["writes_to"] == str(workspace / "runs" / "transformer")
+    assert not (workspace / "runs").exists()
 
 
 @pytest.mark.parametrize(
