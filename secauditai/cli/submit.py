@@ -110,23 +110,30 @@ def submit_command(ctx: click.Context, target: "Target", workspace: Path, *, com
 
 def finish(job: "Job", storage: "Storage", command: "RemoteCommand", out: Output) -> int:
     """Bring back what a job wrote, print its document, and return its exit code."""
-    from secauditai.evaluation.predictions import refused_path
     from secauditai.submission.request import read_result
 
     code = exit_code_of(job, out.say)
-    if code == 0:
+    if code == 0 or not command.changes_its_data:
         for key, path in command.outputs.items():
-            fetch(storage, key, path)
-            out.say(f"Wrote {path}")
-            refused, here = str(refused_path(Path(key))), refused_path(path)
-            if storage.exists(refused) and here.exists():
-                out.warn(f"{here} exists; what could not be scored stays in {storage.at(refused)}")
-            elif storage.exists(refused):
-                fetch(storage, refused, here)
+            _bring_back(storage, key, path, out, needed=code == 0)
     result = read_result(storage, job.job_id)
     if result is not None:
         out.document({**result, **_local_paths(result, storage, command)})
     return code
+
+
+def _bring_back(storage: "Storage", key: str, path: Path, out: Output, *, needed: bool) -> None:
+    """Fetch an output, which a command that failed may have left or not, and the list of what was refused."""
+    from secauditai.evaluation.predictions import refused_path
+
+    if needed or storage.exists(key) or storage.exists(f"{key}/manifest.json"):
+        fetch(storage, key, path)
+        out.say(f"Wrote {path}")
+    refused, here = str(refused_path(Path(key))), refused_path(path)
+    if storage.exists(refused) and here.exists():
+        out.warn(f"{here} exists; what was refused stays in {storage.at(refused)}")
+    elif storage.exists(refused):
+        fetch(storage, refused, here)
 
 
 def exit_code_of(job: "Job", tell: Callable[[str], object]) -> int:
@@ -150,15 +157,19 @@ def exit_code_of(job: "Job", tell: Callable[[str], object]) -> int:
 
 
 def fetch(storage: "Storage", key: str, path: Path) -> None:
-    """Copy a file or a directory from the storage to a local path, replacing it.
+    """Copy a file or a directory from the storage to a local path, replacing what is there when all has come.
 
     Raises:
         ClusterError: when there is neither.
     """
+    from secauditai.data.replacing import replacing
+
     if storage.exists(key):
         storage.download(key, path)
-    elif not storage.download_tree(key, path):
-        raise ClusterError("the job left no such output", where=storage.at(key))
+        return
+    with replacing(path.resolve()) as partial:
+        if not storage.download_tree(key, partial):
+            raise ClusterError("the job left no such output", where=storage.at(key))
 
 
 def _local_paths(result: dict[str, Any], storage: "Storage", command: "RemoteCommand") -> dict[str, str]:

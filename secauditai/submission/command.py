@@ -1,13 +1,16 @@
 """A command line as the cluster runs it: what it reads is staged, what it writes comes back afterwards."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from secauditai.config.files import NamedConfigs
+from secauditai.config.files import NamedConfigs, read_layer, write_layer
+from secauditai.config.leaves import leaves
+from secauditai.config.spaces import Space
 from secauditai.errors import ConfigError
 from secauditai.storage import is_remote
 from secauditai.submission.staging import Stager
@@ -31,6 +34,11 @@ class RemoteCommand:
     outputs: dict[str, Path] = field(default_factory=dict)
     """Key in the storage to the local path it comes back to."""
 
+    @property
+    def changes_its_data(self) -> bool:
+        """Whether the output is the user's own dataset, which a command that fails must leave alone."""
+        return not CHANGES_ITS_DATA.isdisjoint(self.arguments[:2])
+
 
 def rewrite(ctx: click.Context, arguments: Sequence[str], stager: Stager, job_key: str) -> RemoteCommand:
     """Translate a command line for the cluster, staging what it reads.
@@ -46,6 +54,7 @@ def rewrite(ctx: click.Context, arguments: Sequence[str], stager: Stager, job_ke
     """
     given, _rest, order = ctx.command.make_parser(ctx).parse_args(list(arguments))
     options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option)}
+    named = {str(param.name) for param in order}
     words: list[str] = ctx.command_path.split()[1:]
     outputs: dict[str, Path] = {}
     for param in dict.fromkeys(order):
@@ -65,7 +74,7 @@ def rewrite(ctx: click.Context, arguments: Sequence[str], stager: Stager, job_ke
                 outputs[key] = _output(flag, Path(item).absolute(), key, stager, overwrite=bool(given.get("overwrite")))
                 words += [flag, stager.storage.at(key)]
             else:
-                words += [flag, _staged(flag, item, stager)]
+                words += [flag, _staged(flag, item, stager, named)]
     return RemoteCommand(words, outputs)
 
 
@@ -80,19 +89,47 @@ def _output(flag: str, path: Path, key: str, stager: Stager, *, overwrite: bool)
     return path
 
 
-def _staged(flag: str, value: str, stager: Stager) -> str:
-    """What an option says on the cluster."""
+def _staged(flag: str, value: str, stager: Stager, given: Container[str]) -> str:
+    """What an option says on the cluster.
+
+    Args:
+        flag: the option.
+        value: what it says here.
+        stager: puts files into the workspace's storage.
+        given: settings that the command line itself has; a configuration's own do not count then.
+    """
     if flag in DATA:
         return stager.stage_data(value)
     if flag in CONFIG:
         if Path(value).is_file():
-            return stager.stage(Path(value))
-        named = NamedConfigs(stager.workspace)
-        named.read(value)
-        return stager.stage(named.path(value))
+            return _staged_config(Path(value), stager, given)
+        configs = NamedConfigs(stager.workspace)
+        configs.read(value)
+        return _staged_config(configs.path(value), stager, given)
     if flag in FILES and Path(value).exists():
         return stager.stage(Path(value))
     return value
+
+
+def _staged_config(path: Path, stager: Stager, given: Container[str]) -> str:
+    """Stage a configuration; one that names files here is sent with what they are called on the cluster."""
+    layer = read_layer(path)
+    there = dict(layer)
+    for name, value in layer.items():
+        flag = leaves()[name].flag
+        if flag not in DATA | FILES or name in given:
+            continue
+        if isinstance(value, Space):
+            choices = tuple(_staged(flag, str(choice), stager, given) for choice in value.values)
+            there[name] = replace(value, values=choices)
+        elif value is not None:
+            there[name] = _staged(flag, str(value), stager, given)
+    if there == layer:
+        return stager.stage(path)
+    with tempfile.TemporaryDirectory() as directory:
+        rewritten = Path(directory) / path.name
+        write_layer(rewritten, there)
+        return stager.stage(rewritten)
 
 
 def shown(arguments: Sequence[Any]) -> str:
