@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 IN_RAY_JOB = "SECAUDITAI_IN_RAY_JOB"
 """Set in a job's processes that start workers of their own: Ray tells only the entry point that it is in a job."""
+TOKEN_HINT = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token."
 HEAD_MARK = "node:__internal_head__"
 """The resource by which Ray marks the head node."""
 
@@ -102,7 +103,7 @@ def ensure_ray(address: str | None = None) -> Cluster:
     `RAY_ADDRESS` counts as an address. A connection that exists is reused.
 
     Raises:
-        ClusterError: when the address does not answer.
+        ClusterError: when the address does not answer, or asks for a token that we do not have.
     """
     started = time.monotonic()
     if _beginning is not None:
@@ -136,6 +137,9 @@ def _connect(ray: Any, address: str) -> None:
             configure_logging=False,
             include_dashboard=False if address == "local" else None,
         )
+    except ray.exceptions.AuthenticationError as error:
+        told = error.message.splitlines()[0].rstrip(".")
+        raise ClusterError(f"no access to the Ray cluster at {address}: {told}", hint=TOKEN_HINT) from None
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "Start one with `ray start --head`, or leave --address out to run on this machine."
         raise ClusterError(f"no Ray cluster answers at {address}: {error}".splitlines()[0], hint=hint) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import secauditai
-from secauditai.cluster import quieten
+from secauditai.cluster import TOKEN_HINT, quieten
 from secauditai.errors import ClusterError
 
 MARK = "secauditai"
@@ -178,8 +178,7 @@ class JobsApi:
         try:
             yield
         except ray.exceptions.AuthenticationError:
-            hint = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token."
-            raise ClusterError("the cluster refuses our token", where=self.address, hint=hint) from None
+            raise ClusterError("the cluster refuses our token", where=self.address, hint=TOKEN_HINT) from None
         except (ConnectionError, requests.exceptions.RequestException):
             hint = "Is the dashboard's port reachable from here, and is it the http:// address of the head node?"
             raise OutOfReach("no Ray Jobs API answers", where=self.address, hint=hint) from None
