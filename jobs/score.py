@@ -4,6 +4,7 @@
         --model trained_model --data /workspace/data/new.jsonl --output /workspace/scores.parquet
 
 The options are those of `secauditai train predict`. Paths are the worker's: use absolute ones on shared storage.
+The workspace may be on an object store (`s3://…`).
 """
 
 import os
@@ -12,7 +13,8 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from secauditai.cluster import ensure_ray
+from secauditai.cluster import ensure_ray, work_labels
+from secauditai.storage import is_remote
 
 PREDICT = "import sys; from secauditai.cli.app import main; sys.argv[:1] = ['secauditai', 'train', 'predict']; main()"
 
@@ -32,12 +34,14 @@ def main() -> int:
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs of the task (default: 0)")
     known, further = parser.parse_known_args()
     for name in ("workspace", "output"):
-        if not Path(getattr(known, name)).is_absolute():
+        value = getattr(known, name)
+        if not Path(value).is_absolute() and not (name == "workspace" and is_remote(value)):
             parser.error(f"--{name} must be an absolute path, on storage that the workers share")
     ensure_ray()
     import ray
 
-    task = ray.remote(score).options(num_cpus=known.cpus, num_gpus=known.gpus, max_retries=1)
+    wanted = {"num_cpus": known.cpus, "num_gpus": known.gpus, "label_selector": work_labels()}
+    task = ray.remote(score).options(**wanted, max_retries=1)
     arguments = [*further, "--workspace", known.workspace, "--output", known.output]
     code, out, err = ray.get(task.remote(arguments))
     sys.stdout.write(out)

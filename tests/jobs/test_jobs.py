@@ -56,6 +56,32 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     assert "learning_rate" in done.stderr
 
 
+def test_scoring_goes_where_work_goes_and_takes_a_remote_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    asked: dict[str, Any] = {}
+
+    class Task:
+        def options(self, **options: Any) -> "Task":
+            asked.update(options)
+            return self
+
+        def remote(self, arguments: list[str]) -> tuple[int, str, str]:
+            asked["arguments"] = arguments
+            return 0, "", ""
+
+    main = runpy.run_path(str(JOBS / "score.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "ensure_ray", lambda: None)
+    monkeypatch.setitem(main.__globals__, "work_labels", lambda: {"ray.io/node-id": "!head"})
+    monkeypatch.setattr(ray, "remote", lambda _function: Task())
+    monkeypatch.setattr(ray, "get", lambda done: done)
+    words = ["--data", "s3://bucket/new.jsonl", "--workspace", "s3://bucket/team", "--output", "/shared/scores.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["score.py", *words])
+    assert main() == 0
+    assert asked["label_selector"] == {"ray.io/node-id": "!head"}
+    assert asked["arguments"][asked["arguments"].index("--workspace") + 1] == "s3://bucket/team"
+
+
 @pytest.mark.ray
 def test_scores_are_written_by_a_task_and_errors_come_back(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
