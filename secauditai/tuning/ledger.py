@@ -121,6 +121,8 @@ class Ledger:
     """Settings as the user gave them, spaces as they stand in a file."""
     fixed: dict[str, Any] = field(default_factory=dict)
     """Settings that all trials share, resolved once."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Digests of the samples and the splits that trials train on; {} in ledgers from before they were noted."""
     num_samples: int = 0
     sampler: str = "random"
     scheduler: str = "none"

@@ -10,7 +10,7 @@ from typing import Any
 from secauditai.cluster import Capacity, read_capacity
 from secauditai.config.files import parse_layer, resolve_config, spaces_of
 from secauditai.config.spaces import Space
-from secauditai.errors import ConfigError
+from secauditai.errors import ConfigError, RunError
 from secauditai.metrics import METRICS
 from secauditai.progress import Progress, silent
 from secauditai.training.devices import measure_precision_at
@@ -104,6 +104,26 @@ class SweepPlan:
         total = self.training.total_steps * self.training.request.config.optimization.batch_size
         return rung_samples(self.grace_samples, self.request.reduction_factor, total)
 
+    @property
+    def data(self) -> dict[str, str]:
+        """Digests of the samples and the splits that trials train on."""
+        dataset = self.training.dataset
+        return {"samples": dataset.content_hash, "splits": str(dataset.manifest["splits"]["hash"])}
+
+    def check_data(self, ledger: Ledger) -> None:
+        """Compare the data with that which a sweep began with.
+
+        Raises:
+            RunError: when it has changed, so that trials would not compare.
+        """
+        changed = [what for what, digest in ledger.data.items() if digest != self.data[what]]
+        if changed:
+            raise RunError(
+                f"the sweep's data is not what it was: its {' and '.join(changed)} changed",
+                where=str(ledger.fixed["data"]),
+                hint="Restore it, or start a new sweep.",
+            )
+
     def max_concurrent(self, capacity: Capacity) -> int:
         """Trials at a time.
 
@@ -131,6 +151,7 @@ class SweepPlan:
             METRICS[self.metric].higher_is_better,
             layer={key: value.plain() if isinstance(value, Space) else value for key, value in request.layer.items()},
             fixed=self.fixed,
+            data=self.data,
             num_samples=self.trials,
             sampler=request.sampler,
             scheduler=request.scheduler,

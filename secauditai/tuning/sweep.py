@@ -26,11 +26,11 @@ from secauditai.runs import open_run
 from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
 from secauditai.training.preparation import tokenise
-from secauditai.tuning.ledger import FAILED, FINISHED, INTERRUPTED, RUNNING, Ledger, Trial, find_sweep
+from secauditai.tuning.ledger import ENDED, FAILED, FINISHED, INTERRUPTED, RUNNING, Ledger, Trial, find_sweep
 from secauditai.tuning.planning import ASHA, SweepPlan, SweepRequest, plan_sweep, resume_request
 from secauditai.tuning.queue import TrialQueue, Watch
 from secauditai.tuning.summary import write_summary
-from secauditai.tuning.trial import TrialTask
+from secauditai.tuning.trial import TrialTask, check_trial
 
 SETTLE_SECONDS = 10.0
 """How long to wait for what an earlier sweep of this process still holds."""
@@ -97,7 +97,8 @@ def run_sweep(
     check_sweep(request.workspace, request.address)
     plan = plan_sweep(request, progress)
     ledger = plan.new_ledger()
-    return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
+    with _alone(ledger):
+        return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
 
 
 def resume_sweep(
@@ -120,7 +121,7 @@ def resume_sweep(
         watch: as in `run_sweep`.
 
     Raises:
-        RunError: when there is no such sweep, or another process runs it.
+        RunError: when there is no such sweep, another process runs it, or trials would go on with other code or data.
     """
     started = time.monotonic()
     ledger = find_sweep(changes.workspace, changes.name or None, sweep_id)
@@ -129,11 +130,16 @@ def resume_sweep(
     if ledger.status == FINISHED and ledger.all_ended and not more:
         notify(f"Sweep {ledger.sweep_id} is complete: {len(ledger.trials)} trials, nothing is left to do")
         return SweepResult(ledger, 0, time.monotonic() - started, 0.0)
-    check_sweep(request.workspace, request.address)
-    planned = replace(request, layer={**ledger.fixed, **ledger.spaces})
-    plan = replace(plan_sweep(planned, progress), fixed=ledger.fixed)
-    ledger.num_samples = plan.trials
-    return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
+    with _alone(ledger):
+        for trial in ledger.trials:
+            if trial.status not in ENDED:
+                check_trial(ledger.layout, trial.trial_id)
+        check_sweep(request.workspace, request.address)
+        planned = replace(request, layer={**ledger.fixed, **ledger.spaces})
+        plan = replace(plan_sweep(planned, progress), fixed=ledger.fixed)
+        plan.check_data(ledger)
+        ledger.num_samples = plan.trials
+        return _run(plan, ledger, request, started, time_budget, progress, notify, watch)
 
 
 def _run(
@@ -146,32 +152,31 @@ def _run(
     notify: Notify,
     watch: Watch,
 ) -> SweepResult:
-    with _alone(ledger):
-        with _importing():
-            cluster = ensure_ray(request.address)
-        max_concurrent = _max_concurrent(plan)
-        _begin(plan, ledger, request.workspace, progress)
-        notify(_opening(ledger, max_concurrent))
-        queue = TrialQueue(
-            ledger,
-            max_concurrent=max_concurrent,
-            max_failures=plan.training.request.config.execution.max_failures,
-            deadline=None if time_budget is None else started + time_budget,
-            watch=watch,
-        )
-        try:
-            with _stop_on_signals(queue):
-                _run_trials(plan, queue, request.workspace)
-            if queue.stopped_for in SIGNALS.values():
-                ledger.update(status=INTERRUPTED)
-                again = f"`secauditai train tune --resume {ledger.sweep_id}` goes on"
-                notify(f"Stopped after {ledger.ended} of {ledger.num_samples} trials; {again}")
-                raise KeyboardInterrupt
-            _finish(ledger, request.workspace, queue.stopped_for, progress, notify)
-        finally:
-            if ledger.status == RUNNING:
-                ledger.update(status=FAILED)
-            finish_run(request.workspace, ledger.mlflow_run_id, _run_status(ledger.status))
+    with _importing():
+        cluster = ensure_ray(request.address)
+    max_concurrent = _max_concurrent(plan)
+    _begin(plan, ledger, request.workspace, progress)
+    notify(_opening(ledger, max_concurrent))
+    queue = TrialQueue(
+        ledger,
+        max_concurrent=max_concurrent,
+        max_failures=plan.training.request.config.execution.max_failures,
+        deadline=None if time_budget is None else started + time_budget,
+        watch=watch,
+    )
+    try:
+        with _stop_on_signals(queue):
+            _run_trials(plan, queue, request.workspace)
+        if queue.stopped_for in SIGNALS.values():
+            ledger.update(status=INTERRUPTED)
+            again = f"`secauditai train tune --resume {ledger.sweep_id}` goes on"
+            notify(f"Stopped after {ledger.ended} of {ledger.num_samples} trials; {again}")
+            raise KeyboardInterrupt
+        _finish(ledger, request.workspace, queue.stopped_for, progress, notify)
+    finally:
+        if ledger.status == RUNNING:
+            ledger.update(status=FAILED)
+        finish_run(request.workspace, ledger.mlflow_run_id, _run_status(ledger.status))
     seconds = time.monotonic() - started - cluster.startup_seconds
     return SweepResult(ledger, max_concurrent, seconds, cluster.startup_seconds)
 

@@ -28,7 +28,7 @@ from secauditai.tracking.runs import reopen_run as reopen_mlflow_run
 from secauditai.tracking.store import open_store
 from secauditai.training.attempt import held
 from secauditai.training.checkpoint import newest_checkpoint, read_state
-from secauditai.training.launch import launch
+from secauditai.training.launch import Launch, launch
 from secauditai.training.preparation import plan_training, prepare_run
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.resume import check_versions
@@ -40,6 +40,10 @@ logger = logging.getLogger("secauditai.tuning")
 
 PREDECESSOR_SECONDS = 60.0
 """How long a process of the same trial may go on after whoever started it has died."""
+
+
+class TrialBusyError(RunError):
+    """Another process still trains this trial."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def run_trial(task: TrialTask) -> TrialOutcome:
     """
     seconds, done = 0.0, list[TrialRun]()
     try:
-        with _alone(task):
+        with _alone(SweepLayout(Path(task.sweep)), task.trial_id):
             _await_tracking(Path(task.workspace))
             folder = _mlflow_folder(task)
             status, rung = FINISHED, None
@@ -112,9 +116,21 @@ def run_trial(task: TrialTask) -> TrialOutcome:
             if folder != task.parent:
                 finish_mlflow_run(Path(task.workspace), folder, _run_status(status))
     except SecAuditError as error:
-        status = INTERRUPTED if isinstance(error, OutOfReachError) else FAILED
+        status = INTERRUPTED if isinstance(error, OutOfReachError | TrialBusyError) else FAILED
         return TrialOutcome(status, seconds, [asdict(run) for run in done], None, str(error), type(error).__name__)
     return TrialOutcome(status, seconds, [asdict(run) for run in done], rung)
+
+
+def check_trial(layout: SweepLayout, trial_id: str) -> None:
+    """Make sure that a trial can go on from what it has, before anything is written.
+
+    Raises:
+        RunError: when another process still trains it, or it began with other code.
+    """
+    with _alone(layout, trial_id):
+        for run_dir in map(Path, read_trial_runs(layout, trial_id).values()):
+            if run_dir.exists():
+                check_versions(open_run(run_dir))
 
 
 def _run_seed(
@@ -140,14 +156,17 @@ def _train(
     started = time.monotonic()
     try:
         tracking.start()
-        result = launch(
-            run,
-            in_process=not task.distributed,
-            address="auto" if task.distributed else None,
-            after_validation=rule,
-            max_failures=max_failures,
-            notify=lambda _text: None,
-        )
+        if _was_stopped(run, rule):
+            result = Launch(0.0, 0.0, 0, finished=False, stopped_by="sweep")
+        else:
+            result = launch(
+                run,
+                in_process=not task.distributed,
+                address="auto" if task.distributed else None,
+                after_validation=rule,
+                max_failures=max_failures,
+                notify=lambda _text: None,
+            )
         seconds = time.monotonic() - started if result.attempts else 0.0
         tracking.catch_up()
         rung = None if result.finished else rule.stopped_at()
@@ -157,6 +176,16 @@ def _train(
         tracking.close()
         finish_mlflow_run(Path(task.workspace), run.info.mlflow_run_id, run.info.status)
     return status, rung, seconds
+
+
+def _was_stopped(run: Run, rule: RungRule) -> bool:
+    """Whether the rule stopped this run already, in a process that died before it could say so."""
+    rung, newest = rule.stopped_at(), newest_checkpoint(run.layout.checkpoints, logger.warning)
+    if rung is None or rule.factor is None or newest is None:
+        return False
+    state = read_state(newest)
+    came_to_it = state.global_step * rule.batch_size >= rule.grace_samples * rule.factor**rung
+    return state.stopped_by == "sweep" and came_to_it
 
 
 def _run_status(status: str) -> str:
@@ -245,14 +274,13 @@ def _mlflow_folder(task: TrialTask) -> str | None:
 
 
 @contextmanager
-def _alone(task: TrialTask) -> Iterator[None]:
+def _alone(layout: SweepLayout, trial_id: str) -> Iterator[None]:
     """Wait until no other process works on this trial: one may outlive the sweep that started it for some seconds."""
-    layout = SweepLayout(Path(task.sweep))
     layout.trials.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(layout.trials / f"{task.trial_id}.lock", timeout=PREDECESSOR_SECONDS):
+        with FileLock(layout.trials / f"{trial_id}.lock", timeout=PREDECESSOR_SECONDS):
             yield
     except Timeout:
-        raise RunError(
-            f"another process still trains trial {task.trial_id}", where=task.sweep, hint="End it, then resume."
+        raise TrialBusyError(
+            f"another process still trains trial {trial_id}", where=str(layout.root), hint="End it, then resume."
         ) from None

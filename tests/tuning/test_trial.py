@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from training_runs import SMALL, history, new_run, weights, write_dataset
 
+from secauditai.errors import RunError
 from secauditai.runs import list_runs, open_run
 from secauditai.tracking.connection import PATIENT, OutOfReachError
 from secauditai.tracking.runs import create_run
 from secauditai.tracking.store import open_store
 from secauditai.training.launch import launch
-from secauditai.tuning.trial import TrialTask, run_trial
+from secauditai.tuning.ledger import SweepLayout
+from secauditai.tuning.trial import TrialTask, check_trial, run_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -100,6 +103,21 @@ def test_a_trial_stopped_at_a_rung_trains_no_further_seed(data: Path, workspace:
     assert (outcome.status, outcome.rung, len(outcome.seeds)) == ("stopped", 0, 1)
     assert outcome.seeds[0]["step"] == 2
     assert open_run(Path(outcome.seeds[0]["run_dir"])).info.status == "stopped"
+    again = run_trial(a_task(data, workspace, tmp_path, seeds=[1, 2], factor=3))  # killed before the ledger knew
+    assert (again.status, again.rung, again.seeds) == ("stopped", 0, outcome.seeds)
+
+
+def test_a_trial_that_another_process_trains_is_left_for_later(
+    data: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secauditai.tuning.trial.PREDECESSOR_SECONDS", 0.1)
+    (tmp_path / "trials").mkdir()
+    with FileLock(tmp_path / "trials" / "0000.lock"):
+        outcome = run_trial(a_task(data, workspace, tmp_path))
+        assert (outcome.status, outcome.error_kind) == ("interrupted", "TrialBusyError")
+        with pytest.raises(RunError, match="another process still trains trial 0000"):
+            check_trial(SweepLayout(tmp_path), "0000")
+    check_trial(SweepLayout(tmp_path), "0000")
 
 
 def test_an_interrupted_trial_goes_on_where_it_was(data: Path, workspace: Path, tmp_path: Path) -> None:
