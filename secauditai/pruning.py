@@ -16,7 +16,7 @@ import psutil
 
 from secauditai.errors import RunError
 from secauditai.mirror import address_of, mirror_of, withdraw
-from secauditai.runs import FAILED, FINISHED, RUNNING, Run, checkpoint_steps, fetch_history, list_runs
+from secauditai.runs import FINISHED, RUNNING, Run, checkpoint_steps, fetch_history, list_runs
 
 INTERRUPTED = "interrupted"
 QUIET_SECONDS = 3600.0
@@ -202,7 +202,7 @@ def open_sweeps(workspace: Path) -> dict[str, str]:
             status = str(json.loads(path.read_text(encoding="utf-8"))["status"])
         except (ValueError, KeyError, TypeError):
             raise RunError("damaged ledger of a sweep", where=str(path)) from None
-        if status not in (FINISHED, FAILED):
+        if status != FINISHED:
             found[path.parent.name] = status
     return found
 

@@ -136,9 +136,10 @@ def test_trials_stay_while_their_sweep_can_go_on(cli: Cli, workspace: Path) -> N
     run = make_run(workspace, "m", FINISHED, steps=(40,), age=2 * DAY)
     ledger = workspace / "sweeps" / "m" / "sweep-1" / "ledger.json"
     ledger.parent.mkdir(parents=True)
-    ledger.write_text(json.dumps({"status": "interrupted"}))
-    open_ = json.loads(cli("runs", "prune", "--name", "m", "--json").out)
-    assert open_["kept"] == {trial.root.name: "a trial of sweep sweep-1, which is interrupted"}
+    for status in ("interrupted", "failed"):
+        ledger.write_text(json.dumps({"status": status}))
+        open_ = json.loads(cli("runs", "prune", "--name", "m", "--json").out)
+        assert open_["kept"] == {trial.root.name: f"a trial of sweep sweep-1, which is {status}"}
     ledger.write_text(json.dumps({"status": "finished"}))
     over = json.loads(cli("runs", "prune", "--keep-last", 1, "--json").out)
     assert [found["run_id"] for found in over["runs"]] == [trial.root.name]
