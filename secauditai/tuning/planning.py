@@ -203,7 +203,7 @@ def resume_request(ledger: Ledger, workspace: Path, changes: SweepRequest) -> Sw
         name=ledger.name,
         layer=parse_layer(ledger.layer, where=str(ledger.path)),
         workspace=workspace,
-        num_samples=None if ledger.sampler == GRID else num_samples,
+        num_samples=num_samples,
         sampler=ledger.sampler,
         scheduler=ledger.scheduler,
         reduction_factor=ledger.reduction_factor,

@@ -10,11 +10,11 @@ from training_runs import SMALL, new_run, write_dataset
 from secauditai.config.files import parse_layer
 from secauditai.data.dataset import open_dataset
 from secauditai.data.split import SplitPlan, split_dataset
-from secauditai.errors import RunError
+from secauditai.errors import ConfigError, RunError, SecAuditError
 from secauditai.runs import Run
 from secauditai.tuning import sweep
 from secauditai.tuning.ledger import FINISHED, INTERRUPTED, Ledger, Trial, TrialRun, read_ledger
-from secauditai.tuning.planning import SweepRequest, plan_sweep
+from secauditai.tuning.planning import SweepRequest, plan_sweep, resume_request
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,13 @@ def test_a_sweep_is_finished_when_every_trial_has_ended(data: Path, tmp_path: Pa
     assert told == (["The sweep ends after 1 of 2 trials: trials were interrupted too often"] if left else [])
 
 
-def refuse_to_resume(ledger: Ledger, workspace: Path, message: str, **changes: Any) -> None:
+def refuse_to_resume(
+    ledger: Ledger, workspace: Path, message: str, kind: type[SecAuditError] = RunError, **changes: Any
+) -> None:
     """Resume a sweep in vain, which has to leave its ledger alone."""
     ledger.save()
     before = ledger.path.read_bytes()
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(kind, match=message):
         sweep.resume_sweep(SweepRequest("", {}, workspace, **changes), None, notify=lambda _text: None)
     assert ledger.path.read_bytes() == before
 
@@ -83,3 +85,11 @@ def test_other_data_under_the_same_path_keeps_a_sweep_from_going_on(tmp_path: Pa
     del document["data"]  # as before digests were noted
     ledger.path.write_text(json.dumps(document))
     plan.check_data(read_ledger(ledger.path))
+
+
+def test_a_grid_is_not_given_more_trials_than_it_has(data: Path, tmp_path: Path) -> None:
+    layer = parse_layer({**SMALL, "data": str(data), "batch_size": {"choice": [4, 8]}})
+    ledger = plan_sweep(SweepRequest("c", layer, tmp_path, sampler="grid")).new_ledger()
+    ledger.status = FINISHED
+    refuse_to_resume(ledger, tmp_path, "--num-samples: the grid has 2 trials", ConfigError, num_samples=3)
+    assert resume_request(ledger, tmp_path, SweepRequest("", {}, tmp_path, num_samples=2)).num_samples == 2
