@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,20 @@ def list_sweeps(workspace: Path, name: str | None = None) -> list[Path]:
     """The directories of all sweeps, or of those of one configuration, oldest first."""
     found = (workspace / "sweeps").glob(f"{name or '*'}/*/ledger.json")
     return sorted((path.parent for path in found), key=lambda root: root.name)
+
+
+def best_config_name(name: str) -> str:
+    """What a sweep calls the configuration of its best trial."""
+    return f"{name}-best"
+
+
+def made_by_a_sweep(workspace: Path, name: str, config: str) -> bool:
+    """Whether a sweep of this name has written the configuration, or is about to."""
+    for root in list_sweeps(workspace, name):
+        with suppress(RunError):
+            if read_ledger(SweepLayout(root).ledger).best_config == config:
+                return True
+    return False
 
 
 def find_sweep(workspace: Path, name: str | None, sweep_id: str | None) -> Ledger:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secauditai.cluster import Capacity, read_capacity
-from secauditai.config.files import parse_layer, resolve_config, spaces_of
+from secauditai.config.files import NamedConfigs, check_name, parse_layer, resolve_config, spaces_of
 from secauditai.config.spaces import Space
 from secauditai.errors import ConfigError, RunError
 from secauditai.metrics import METRICS
@@ -17,7 +17,7 @@ from secauditai.training.devices import measure_precision_at
 from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.rungs import rung_samples
-from secauditai.tuning.ledger import Ledger, SweepLayout, new_sweep_id
+from secauditai.tuning.ledger import Ledger, SweepLayout, best_config_name, made_by_a_sweep, new_sweep_id
 from secauditai.tuning.samplers import GRID, RANDOM, grid_size
 
 NONE, ASHA = "none", "asha"
@@ -168,6 +168,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = silent) -> SweepPlan:
     Raises:
         ConfigError: when there is nothing to search, or it cannot be searched like this.
     """
+    _check_names(request)
     spaces = _checked_spaces(request)
     layer = dict(request.layer)
     if request.metric is not None:
@@ -237,6 +238,19 @@ def local_capacity(request: SweepRequest) -> Capacity:
     import torch
 
     return Capacity(nodes=((float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())),))
+
+
+def _check_names(request: SweepRequest) -> None:
+    """Whether the best trial can be registered and its configuration saved, which comes after hours of training."""
+    best = best_config_name(check_name(request.name, "configuration"))
+    check_name(best, "the configuration of the best trial")
+    path = NamedConfigs(request.workspace).path(best)
+    if path.exists() and not made_by_a_sweep(request.workspace, request.name, best):
+        raise ConfigError(
+            f"the configuration {best} would be replaced by that of the best trial, and no sweep here has made it",
+            where=str(path),
+            hint="Rename or remove it, or give the configuration with the search spaces another name.",
+        )
 
 
 def _checked_spaces(request: SweepRequest) -> dict[str, Space]:

@@ -26,7 +26,17 @@ from secauditai.runs import open_run
 from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
 from secauditai.training.preparation import tokenise
-from secauditai.tuning.ledger import ENDED, FAILED, FINISHED, INTERRUPTED, RUNNING, Ledger, Trial, find_sweep
+from secauditai.tuning.ledger import (
+    ENDED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    Ledger,
+    Trial,
+    best_config_name,
+    find_sweep,
+)
 from secauditai.tuning.planning import ASHA, SweepPlan, SweepRequest, plan_sweep, resume_request
 from secauditai.tuning.queue import TrialQueue, Watch
 from secauditai.tuning.summary import write_summary
@@ -332,11 +342,11 @@ def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: 
         lineage = {"sweep_id": ledger.sweep_id, "trial_id": best.trial_id, "trials": str(len(ledger.trials))}
         version = register(run, workspace, tags=lineage)
         run.update(model_version=version, summary={"metrics": published.metrics})
-        best_config = f"{ledger.name}-best"
+        ledger.update(best_config=best_config_name(ledger.name))
         layer = parse_layer(ledger.layer, where=str(ledger.path))
         chosen = {**layer, **best.settings, "seed": trained.seed, "selection_metric": ledger.metric}
-        NamedConfigs(workspace).create(best_config, chosen, overwrite=True)
-        ledger.update(version=version, best_config=best_config, published=f"{trained.run_dir}@{trained.step}")
+        NamedConfigs(workspace).create(best_config_name(ledger.name), chosen, overwrite=True)
+        ledger.update(version=version, published=f"{trained.run_dir}@{trained.step}")
     progress("Writing the summary", 0, None)
     write_summary(ledger)
     if ledger.mlflow_run_id is not None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,8 +6,9 @@ import pytest
 from training_runs import SMALL, write_dataset
 
 from secauditai.cluster import Capacity
-from secauditai.config.files import parse_layer
+from secauditai.config.files import NamedConfigs, parse_layer
 from secauditai.errors import ConfigError
+from secauditai.tuning.ledger import Ledger
 from secauditai.tuning.planning import SweepRequest, TrialResources, check_metric, plan_sweep
 
 SPACE = {"learning_rate": {"loguniform": [1e-4, 1e-2]}}
@@ -73,6 +75,30 @@ def test_a_grid_decides_how_many_trials_there_are(data: Path, tmp_path: Path) ->
 def test_what_cannot_be_searched_is_refused(data: Path, tmp_path: Path, layer: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_sweep(request(data, tmp_path, layer))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my sweep", "configuration 'my sweep' is not a name"),
+        ("c" * 60, f"the configuration of the best trial '{'c' * 60}-best' is not a name"),
+    ],
+)
+def test_a_name_that_the_best_model_cannot_have_is_refused(data: Path, tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_sweep(replace(request(data, tmp_path), name=name))
+
+
+def test_a_configuration_of_the_user_is_not_replaced_by_the_best_trial(data: Path, tmp_path: Path) -> None:
+    NamedConfigs(tmp_path).create("c-best", {"epochs": 3})
+    with pytest.raises(ConfigError, match="the configuration c-best would be replaced"):
+        plan_sweep(request(data, tmp_path))
+    path = tmp_path / "sweeps" / "c" / "s1" / "ledger.json"
+    Ledger(path, "s1", "c", "loss", higher_is_better=False, best_config="c-best").save()
+    assert plan_sweep(request(data, tmp_path)).request.name == "c"  # an earlier sweep's best
+    path.write_text("")
+    with pytest.raises(ConfigError, match="no sweep here has made it"):
+        plan_sweep(request(data, tmp_path))
 
 
 def test_the_goal_is_one_known_metric() -> None:
