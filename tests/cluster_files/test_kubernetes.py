@@ -113,6 +113,18 @@ def test_everything_is_closed_but_what_a_policy_opens() -> None:
     assert submitter == policies["submitter"]["podSelector"]["matchLabels"]
 
 
+def test_mlflow_needs_nothing_that_its_policies_deny() -> None:
+    policies = [d["spec"] for d in build("base") if d["kind"] == "NetworkPolicy"]
+    (pod,) = pods(one("base", "Deployment", "mlflow"))
+    labels = one("base", "Deployment", "mlflow")["spec"]["template"]["metadata"]["labels"]
+    opened = [spec for spec in policies if spec["podSelector"].get("matchLabels") == labels]
+    assert not any(spec.get("egress") for spec in opened)
+    variables = {item["name"]: item["value"] for item in pod["containers"][0]["env"]}
+    assert variables["MLFLOW_BACKEND_STORE_URI"].startswith("sqlite:////")
+    assert variables["MLFLOW_ARTIFACTS_DESTINATION"].startswith("/")
+    assert "PostgreSQL" not in (CLUSTER / "kubernetes" / "base" / "mlflow.yaml").read_text(encoding="utf-8")
+
+
 def test_the_overlay_makes_gpu_workers_on_demand_and_on_spot_nodes() -> None:
     groups = one("overlays/gpu", "RayCluster")["spec"]["workerGroupSpecs"]
     assert [group["groupName"] for group in groups] == ["gpu", "gpu-spot"]
