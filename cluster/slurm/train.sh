@@ -24,7 +24,7 @@ export PATH="$project/.venv/bin:$PATH"
 
 set -a
 # shellcheck source=/dev/null
-. "${SECAUDITAI_ENV:-$HOME/.secauditai/cluster.env}"
+. "${SECAUDITAI_ENV:-$HOME/.secauditai/nodes.env}"
 set +a
 
 # Nodes may be shared with other users: a token of this job's own, readable by its user alone, which every node must present.
@@ -32,13 +32,20 @@ umask 077
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN_PATH=$(mktemp "$project/.ray-token-XXXXXX")
 export RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH RAY_USAGE_STATS_ENABLED=0
-trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+finished=$RAY_AUTH_TOKEN_PATH.finished
+trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$finished"' EXIT
 python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node do not meet
 
-# Starts Ray on every node, runs the command on the first one when all have joined, and stops Ray again.
+# Starts Ray on every node, runs the command on the first one when all have joined, and stops Ray again. It ends with 0 even when Ray
+# does not start or it is interrupted, so the command leaves a mark when it has ended well.
+# shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 ray symmetric-run \
     --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$SLURM_JOB_ID" \
-    -- secauditai train start --config "$config" --address auto "$@"
+    -- bash -c '"$@" && : > "$0"' "$finished" secauditai train start --config "$config" --address auto "$@"
+if [[ ! -e $finished ]]; then
+    echo "Error: the training did not run to its end: Ray did not start, or was interrupted (see above)." >&2
+    exit 1
+fi

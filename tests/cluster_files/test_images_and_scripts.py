@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ COMPOSE = CLUSTER / "compose" / "compose.yaml"
 
 def compose() -> Any:
     return yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+
+
+def names_in(example: str) -> set[str]:
+    return set(re.findall(r"^(\w+)=$", (CLUSTER / example).read_text(encoding="utf-8"), re.M))
 
 
 def instructions(name: str) -> list[str]:
@@ -68,7 +73,7 @@ def test_compose_publishes_on_loopback_and_keeps_the_database_inside() -> None:
 
 def test_every_secret_comes_from_the_environment_and_is_required() -> None:
     text = COMPOSE.read_text(encoding="utf-8")
-    example = set(re.findall(r"^(\w+)=$", (CLUSTER / "cluster.env.example").read_text(), re.M))
+    example = names_in("services.env.example")
     for line in text.splitlines():
         if re.search(r"PASSWORD|SECRET|KEY_ID|secretKey", line) and ":" in line.lstrip(" #"):
             assert re.search(r"\$\{\w+:\?\}", line), line
@@ -95,6 +100,66 @@ def test_slurm_starts_one_ray_per_node_with_a_token() -> None:
     assert "RAY_AUTH_MODE=token" in body
     assert "umask 077" in body
     assert "--dashboard-host 127.0.0.1" in body
+
+
+def test_nodes_get_no_secret_of_the_services() -> None:
+    assert names_in("nodes.env.example") == {
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+    }
+    assert not names_in("nodes.env.example") & names_in("services.env.example")
+    for path in [SCRIPTS[0], *(CLUSTER / "launcher").glob("*.yaml")]:
+        named = set(re.findall(r"[\w.-]*\.env\b", path.read_text(encoding="utf-8")))
+        assert named == {"nodes.env"}, path
+
+
+@pytest.fixture
+def allocation(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """`sbatch train.sh` on one node, with commands that stand in for Slurm's, Ray's and ours: `allocation(RAY)`."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text("epochs: 1\n")
+    (tmp_path / "nodes.env").write_text("MLFLOW_TRACKING_URI=http://mlflow:5000\n")
+
+    def command(name: str, body: str) -> None:
+        path = tmp_path / ".venv" / "bin" / name
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+
+    def run(ray: str, training: str = "exit 0") -> subprocess.CompletedProcess[str]:
+        command("srun", 'shift; exec "$@"')
+        command("scontrol", "echo node1")
+        command("python", f'exec {sys.executable} "$@"')
+        command("ray", f"while [[ $1 != -- ]]; do shift; done; shift; {ray}")
+        command("secauditai", f'echo "ran: $*; tracking $MLFLOW_TRACKING_URI"; {training}')
+        slurm = {
+            "SLURM_SUBMIT_DIR": tmp_path,
+            "SLURM_JOB_ID": 7,
+            "SLURM_JOB_NODELIST": "node1",
+            "SLURM_JOB_NUM_NODES": 1,
+        }
+        environment = {name: str(value) for name, value in slurm.items()}
+        environment |= {"PATH": os.environ["PATH"], "SECAUDITAI_ENV": str(tmp_path / "nodes.env")}
+        words = ["bash", SCRIPTS[0], tmp_path / "config.yaml", "--name", "my model"]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    return run
+
+
+def test_slurm_ends_as_the_training_ended(allocation: Callable[..., Any], tmp_path: Path) -> None:
+    done = allocation('"$@"')
+    assert done.returncode == 0, done.stderr
+    assert f"ran: train start --config {tmp_path}/config.yaml --address auto --name my model;" in done.stdout
+    assert "tracking http://mlflow:5000" in done.stdout
+    assert allocation('"$@"', "exit 3").returncode == 3
+    assert not list(tmp_path.glob(".ray-token*"))
+
+
+def test_slurm_sees_a_ray_that_did_not_start(allocation: Callable[..., Any]) -> None:
+    done = allocation("echo 'Failed to start Ray'; exit 0")
+    assert done.returncode == 1
+    assert "Ray did not start" in done.stderr
+    assert allocation('"$@"; exit 0', "kill -9 $$").returncode == 1
 
 
 def test_slurm_names_its_usage_when_there_is_no_configuration(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ray's cluster launcher accepts the files, and nothing in them is open to the network."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,14 @@ def test_aws_has_a_cpu_head_and_workers_on_demand_and_spot() -> None:
     markets = [kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType") for kind in types.values()]
     assert sorted(map(str, markets)) == ["None", "spot"]
     assert sum(kind["max_workers"] for kind in types.values()) <= config["max_workers"]
+
+
+def test_aws_nodes_are_in_a_group_of_the_users_own_and_ray_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.autoscaler._private.aws import config as aws
+
+    config = read(CLUSTER / "launcher" / "aws.yaml")
+    groups = [kind["node_config"]["SecurityGroupIds"] for kind in config["available_node_types"].values()]
+    assert groups == [["sg-00000000000000000"]] * 3
+    assert "security_group" not in config["provider"]
+    monkeypatch.setattr(aws, "_upsert_security_groups", lambda *_: pytest.fail("Ray would make a group open to SSH"))
+    assert aws._configure_security_group(copy.deepcopy(config)) == config
