@@ -1,16 +1,17 @@
 """Verification of an exported file: is it whole, does it say what it is, and does it decide as the torch model does?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from secauditai.errors import ModelError
 from secauditai.export.onnx import CARD_KEY, INPUTS, describe, output_names, read_card
 from secauditai.models.bundle import Bundle, BundleCard
-from secauditai.models.predict import DETECTION, OnnxScorer, TorchScorer, score, softmax
+from secauditai.models.predict import DETECTION, Float32, OnnxScorer, Scorer, TorchScorer, score, softmax
 from secauditai.progress import Progress, silent
 
 MAX_DIFFERENCE = 1e-3
@@ -18,6 +19,8 @@ MAX_DIFFERENCE = 1e-3
 CLOSE_TO_THRESHOLD = 1e-4
 """A decision this near to the threshold may flip by rounding alone."""
 PASSED, FAILED, SKIPPED = "ok", "failed", "skipped"
+COMPARED, COMPARED_ALONE = 32, 8
+"""Samples that are compared in batches, and how many of these each on its own as well."""
 SYNTHETIC = ["def add(a, b):\n    return a + b\n", "int main(void) {\n  return 0;\n}\n", "x = 1\n"]
 
 
@@ -57,7 +60,7 @@ def verify_onnx(
     Args:
         path: the ONNX file.
         bundle: its torch original.
-        codes: real samples to compare on; a few made-up ones when empty.
+        codes: real samples to compare on; a few made-up ones when empty, which is a skipped check.
         why_no_bundle: why there is no original, for the skipped checks.
         progress: told how many samples are scored.
 
@@ -70,7 +73,7 @@ def verify_onnx(
     if not result.ok:
         return result
     scorer = OnnxScorer(path)
-    _check_shapes(scorer, card, result)
+    runs = _check_shapes(scorer, card, result)
     if bundle is None:
         for name in ("weights", "card", "agreement with torch", "decisions"):
             result.add(name, None, why_no_bundle or "the torch original was not found")
@@ -78,8 +81,18 @@ def verify_onnx(
     same = metadata.get("model_sha256") == bundle.weights_sha256
     result.add("weights", same, f"it says that it was exported from {'these very' if same else 'other'} weights")
     _check_card(card, metadata, bundle, result)
-    _compare(scorer, bundle, _spread([*codes] or SYNTHETIC), result, progress)
+    if not codes:
+        result.add("real samples", None, "none here to compare on: --data names some")
+    if runs:
+        _compare(scorer, bundle, _spread([*codes] or SYNTHETIC, COMPARED), result, progress)
+    else:
+        _not_compared(None, "it does not run with every shape", result)
     return result
+
+
+def _not_compared(passed: bool | None, why: str, result: Verification) -> None:
+    result.add("agreement with torch", passed, f"not compared: {why}")
+    result.add("decisions", None, "not compared")
 
 
 def _check_structure(path: Path, card: BundleCard, result: Verification) -> None:
@@ -109,26 +122,41 @@ def _check_card(card: BundleCard, metadata: dict[str, str], bundle: Bundle, resu
     result.add("card", not wrong, detail)
 
 
-def _check_shapes(scorer: OnnxScorer, card: BundleCard, result: Verification) -> None:
-    """Run batches, windows and lengths other than those it was traced with."""
-    longest = min(card.max_length, 64)
+def _check_shapes(scorer: Scorer, card: BundleCard, result: Verification) -> bool:
+    """Run batches, windows and lengths other than those it was traced with; whether all give numbers."""
+    longest, every = min(card.max_length, 64), True
     for batch, windows, sequence in ((1, 1, 3), (3, 2, longest), (2, 5, 7)):
         ids = np.full((batch, windows, sequence), card.special_ids["cls"], dtype=np.int64)
-        outputs = scorer(ids, np.ones_like(ids))
-        right = all(values.shape[0] == batch and np.isfinite(values).all() for values in outputs.values())
-        result.add("dynamic shape", right, f"batch {batch}, windows {windows}, sequence {sequence}")
+        shown = f"batch {batch}, windows {windows}, sequence {sequence}"
+        try:
+            outputs = scorer(ids, np.ones_like(ids)).values()
+        except ModelError as error:
+            right, shown = False, f"{shown}: {error.message}"
+        else:
+            right = all(len(values.shape) == 2 and len(values) == batch for values in outputs)
+            right = right and all(np.isfinite(values).all() for values in outputs)
+        result.add("dynamic shape", right, shown)
+        every &= right
+    return every
 
 
-def _compare(scorer: OnnxScorer, bundle: Bundle, codes: list[str], result: Verification, progress: Progress) -> None:
+def _compare(scorer: Scorer, bundle: Bundle, codes: list[str], result: Verification, progress: Progress) -> None:
     """Score the same samples with both, in batches of one and of many."""
     card, tokenizer = bundle.card, bundle.tokenizer
     torch_scorer = TorchScorer(bundle)
     difference, agreed, decided = 0.0, 0, 0
     windows = card.windowing.counts([len(row) for row in tokenizer.encode(codes)])
-    for budget in (1, 16_384):
-        chosen = codes if budget > 1 else codes[:8]
-        ours = score(scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget, progress=progress)
+    alone = _spread(codes, COMPARED_ALONE)
+    for chosen, budget in ((alone, 1), (codes, 16_384)):
+        try:
+            ours = score(scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget, progress=progress)
+        except ModelError as error:
+            _not_compared(False, f"it does not take what its original takes: {error.message}", result)
+            return
         theirs = score(torch_scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget)
+        if _widths(ours) != _widths(theirs):
+            _not_compared(False, f"it gives {_shown(ours)}, its original {_shown(theirs)}", result)
+            return
         for task, values in ours.items():
             # `max` of Python would pass over what is not a number.
             difference = float(np.maximum(difference, np.abs(values - theirs[task]).max()))
@@ -136,10 +164,18 @@ def _compare(scorer: OnnxScorer, bundle: Bundle, codes: list[str], result: Verif
             agreed, decided = agreed + same, decided + total
     result.max_abs_diff = difference if math.isfinite(difference) else None
     result.decision_agreement = agreed / decided if decided else 1.0
-    shown = f"{len(codes)} samples of {windows.min()} to {windows.max()} windows, alone and in batches"
+    shown = f"{len(codes)} samples of {windows.min()} to {windows.max()} windows in batches, {len(alone)} of them alone"
     result.add("agreement with torch", difference <= MAX_DIFFERENCE, f"max |Δlogit| {difference:.1e} on {shown}")
     if card.heads:
         result.add("decisions", agreed == decided, f"{agreed} of {decided} decisions away from the threshold agree")
+
+
+def _widths(outputs: Mapping[str, Float32]) -> dict[str, int]:
+    return {name: values.shape[1] for name, values in outputs.items()}
+
+
+def _shown(outputs: Mapping[str, Float32]) -> str:
+    return ", ".join(f"{name} ({width})" for name, width in _widths(outputs).items())
 
 
 def _agreement(card: BundleCard, task: str, ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int]:
@@ -158,7 +194,7 @@ def _agreement(card: BundleCard, task: str, ours: np.ndarray, theirs: np.ndarray
     return int((same & clear).sum()), int(clear.sum())
 
 
-def _spread(codes: list[str], n: int = 32) -> list[str]:
+def _spread(codes: list[str], n: int) -> list[str]:
     """Samples of all lengths: the shortest, the longest, and evenly between."""
     ordered = sorted(codes, key=lambda code: (len(code), code))
     if len(ordered) <= n:

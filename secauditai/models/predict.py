@@ -58,17 +58,26 @@ class OnnxScorer:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised as well
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds, all meaning that it cannot load
             reason = str(error).splitlines()[0]
             raise ModelError(f"ONNX Runtime cannot load the graph: {reason}", where=str(path)) from None
+        self._where = str(path)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, input_ids: Int64, attention_mask: Int64) -> dict[str, Float32]:
-        """Run the graph; `logits_<task>` becomes `<task>`."""
-        values = self._session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        """Run the graph; `logits_<task>` becomes `<task>`.
+
+        Raises:
+            ModelError: when the graph does not take this input.
+        """
+        try:
+            values = self._session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds, all meaning that it cannot run
+            reason = str(error).partition("\n")[0]
+            raise ModelError(f"ONNX Runtime cannot run the graph: {reason}", where=self._where) from None
         return {name.removeprefix("logits_"): value for name, value in zip(self._outputs, values, strict=True)}
 
 

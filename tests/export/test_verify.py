@@ -8,10 +8,10 @@ import pytest
 from tiny_bundle import make_bundle
 
 from secauditai.errors import ExportError
-from secauditai.export.onnx import export_onnx, file_sha256, read_card
-from secauditai.export.verify import verify_onnx
+from secauditai.export.onnx import INPUTS, describe, export_onnx, file_sha256, read_card
+from secauditai.export.verify import Verification, verify_onnx
 from secauditai.models.bundle import Bundle
-from secauditai.models.predict import OnnxScorer
+from secauditai.models.predict import DETECTION, OnnxScorer, predict
 
 pytestmark = pytest.mark.slow
 
@@ -126,3 +126,113 @@ def test_a_file_that_says_otherwise_than_its_original_fails(
     onnx.save(model, str(tmp_path / "m.onnx"))
     result = verify_onnx(tmp_path / "m.onnx", bundle, CODES)
     assert "card" in {check["name"] for check in result.checks if check["result"] == "failed"}
+
+
+def failed(result: Verification) -> set[str]:
+    return {check["name"] for check in result.checks if check["result"] == "failed"}
+
+
+def detail(result: Verification, name: str) -> str:
+    return next(check["detail"] for check in result.checks if check["name"] == name)
+
+
+@pytest.mark.parametrize(
+    ("heads", "shown"),
+    [
+        ({"severity_prediction": ["none", "high"]}, "its original severity_prediction (2)"),
+        ({DETECTION: ["safe", "doubtful", "vulnerability"]}, "its original vulnerability_detection (3)"),
+    ],
+)
+def test_another_task_is_told_instead_of_compared(
+    exported: Path, tmp_path: Path, heads: dict[str, list[str]], shown: str
+) -> None:
+    result = verify_onnx(exported, make_bundle(tmp_path / "other", heads=heads), CODES)
+    assert {"weights", "card", "agreement with torch"} == failed(result)
+    assert shown in detail(result, "agreement with torch")
+    assert (result.max_abs_diff, result.decision_agreement) == (None, None)
+
+
+def test_an_original_with_more_tokens_is_told_instead_of_compared(exported: Path, tmp_path: Path) -> None:
+    words = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in "lmnrs"]
+    other = make_bundle(tmp_path / "other", lines=words * 2)
+    assert other.tokenizer.vocab_size > make_bundle(tmp_path / "same").tokenizer.vocab_size
+    result = verify_onnx(exported, other, words)
+    assert {"weights", "agreement with torch"} <= failed(result)
+    assert "ONNX Runtime cannot run the graph" in detail(result, "agreement with torch")
+
+
+def test_a_graph_of_fixed_dimensions_fails(bundle: Bundle, tmp_path: Path) -> None:
+    helper, floats, path = onnx.helper, onnx.TensorProto.FLOAT, tmp_path / "fixed.onnx"
+    ids, mask = (helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1, 1, 3]) for name in INPUTS)
+    out = helper.make_tensor_value_info(f"logits_{DETECTION}", floats, [1, 2])
+    axes = onnx.numpy_helper.from_array(np.array([1]), "axes")
+    nodes = [
+        helper.make_node("Mul", [ids.name, mask.name], ["real"]),
+        helper.make_node("Cast", ["real"], ["numbers"], to=floats),
+        helper.make_node("ReduceSum", ["numbers", "axes"], ["sums"], keepdims=0),
+        helper.make_node("Slice", ["sums", "from", "to", "axes"], [out.name]),
+    ]
+    limits = [onnx.numpy_helper.from_array(np.array([number]), name) for name, number in (("from", 0), ("to", 2))]
+    graph = helper.make_graph(nodes, "fixed", [ids, mask], [out], initializer=[axes, *limits])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, describe(bundle))
+    onnx.save(model, str(path))
+    result = verify_onnx(path, bundle, CODES)
+    shapes = [check for check in result.checks if check["name"] == "dynamic shape"]
+    assert [check["result"] for check in shapes] == ["ok", "failed", "failed"], shapes
+    assert "ONNX Runtime cannot run the graph" in shapes[1]["detail"]
+    assert "dynamic shape" in failed(result)
+    assert "does not run with every shape" in detail(result, "agreement with torch")
+
+
+def test_without_real_samples_something_is_skipped(bundle: Bundle, exported: Path) -> None:
+    result = verify_onnx(exported, bundle)
+    assert result.ok
+    assert [check["name"] for check in result.checks if check["result"] == "skipped"] == ["real samples"]
+
+
+def test_samples_of_all_lengths_are_compared_alone(
+    bundle: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = [f"x = {'1 + ' * number}1\n" for number in range(0, 400, 10)]
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(OnnxScorer):
+        """Notes the shapes it is given."""
+
+        def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+            seen.append(input_ids.shape)
+            return super().__call__(input_ids, attention_mask)
+
+    monkeypatch.setattr("secauditai.export.verify.OnnxScorer", Watched)
+    assert verify_onnx(exported, bundle, codes).ok
+    alone = seen[3:11]
+    assert {shape[0] for shape in alone} == {1}
+    assert alone[0][1] == 1
+    assert alone[-1][1] == max(shape[1] for shape in seen) > 4
+
+
+@pytest.mark.parametrize(("distance", "flips"), [(3e-4, True), (5e-5, False)])
+def test_decisions_may_flip_only_next_to_the_threshold(
+    bundle: Bundle, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: float, flips: bool
+) -> None:
+    code = CODES[1]
+    probability = float(predict(bundle, [code]).probabilities[DETECTION][0, 1])
+    card = bundle.card.model_copy(update={"threshold": probability - distance})
+    moved = Bundle(bundle.layout, card)
+    model = onnx.load(str(exported))
+    onnx.helper.set_model_props(model, describe(moved))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+
+    class Lower(OnnxScorer):
+        """Gives logits that differ by less than verification allows."""
+
+        def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+            shift = np.array([[9e-4, -9e-4]], dtype=np.float32)
+            return {name: values + shift for name, values in super().__call__(input_ids, attention_mask).items()}
+
+    monkeypatch.setattr("secauditai.export.verify.OnnxScorer", Lower)
+    result = verify_onnx(tmp_path / "m.onnx", moved, [code])
+    assert failed(result) == ({"decisions"} if flips else set())
+    assert result.max_abs_diff == pytest.approx(9e-4, abs=5e-5)
+    assert result.decision_agreement == (0.0 if flips else 1.0)
