@@ -37,7 +37,7 @@ backend_option = click.option(
     "gates",
     multiple=True,
     metavar="METRIC=VALUE",
-    help="Exit with 3 when a metric is worse: below, or for brier, ece and loss above.",
+    help="Exit with 3 when this metric is worse: below, or for brier, ece and loss above. May be given several times.",
 )
 @backend_option
 @address_option
@@ -100,15 +100,18 @@ def run_evaluation(
     out: Output,
 ) -> "Evaluation":
     """Evaluate on the named data, or on the model's own test split."""
-    from secauditai.data.sources import open_data
+    from secauditai.data.scoring import labelled_for_scoring, open_labelled
     from secauditai.evaluation.evaluate import evaluate as evaluate_model
 
+    stripped = found.bundle.card.strip_comments
     if test_data is None:
         dataset = own_dataset(found)
     else:
-        dataset = open_data(test_data, cache=workspace / "cache", progress=progress)
-    table = dataset.test_table()
-    out.say(f"Data: {dataset.origin} ({table.num_rows} samples)")
+        dataset = open_labelled(test_data, cache=workspace / "cache", comments=not stripped, progress=progress)
+    table = labelled_for_scoring(dataset, comments=not stripped)
+    out.say(
+        f"Data: {dataset.origin} ({table.num_rows} samples{', without comments as in training' if stripped else ''})"
+    )
     name = test_data or f"the test split of {dataset.name}"
     return evaluate_model(found.bundle, table, names, model=found.label, data=name, backend=backend, progress=progress)
 
@@ -127,10 +130,12 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
       secauditai train report --model trained_model --output evaluation_report.html
     """
     from secauditai.evaluation.evaluate import newest_evaluation, save_evaluation
+    from secauditai.evaluation.page import check_page
     from secauditai.evaluation.report import write_report
     from secauditai.runs import fetch_history, read_metrics
 
     out = Output(as_json=as_json)
+    check_page(output)
     found = find_model(spec, workspace)
     result = newest_evaluation(found.evaluations)
     if result is None:
@@ -159,7 +164,7 @@ def report(spec: str, output: Path, workspace: Path, as_json: bool) -> None:
 @workspace_option
 @json_option
 def predict(spec: str, data: str, output: Path, overwrite: bool, backend: str, workspace: Path, as_json: bool) -> None:
-    """Score samples: id, label and score of each.
+    """Score samples: id, label and score of each, and the same of every further head.
 
     \b
     Example:
@@ -173,7 +178,8 @@ def predict(spec: str, data: str, output: Path, overwrite: bool, backend: str, w
     found = find_model(spec, workspace)
     out.say(f"Model: {found.description}")
     with out.progress() as progress:
-        samples, refused = read_for_scoring(data, cache=workspace / "cache", progress=progress)
+        comments = not found.bundle.card.strip_comments
+        samples, refused = read_for_scoring(data, cache=workspace / "cache", comments=comments, progress=progress)
         table = predict_table(found.bundle, samples, backend=backend, progress=progress)
     rejected = write_refused(refused, output)
     write_predictions(table, output)
@@ -207,6 +213,9 @@ def _parse_gates(gates: tuple[str, ...]) -> dict[str, float]:
     limits = {}
     for gate in gates:
         name, _, value = gate.partition("=")
+        if "," in name:
+            hint = f"Give one for each: {' '.join(f'--min {part.strip()}={value}' for part in name.split(','))}."
+            raise ConfigError(f"{gate!r} names more than one metric", where="--min", hint=hint)
         try:
             limits[resolve_metrics(name, "--min")[0]] = limit = float(value)
             if not math.isfinite(limit):

@@ -72,7 +72,7 @@ def verify(
     card, _metadata = read_card(path)
     run_id = str(card.provenance.get("run_id") or "")
     bundle, run, why_not = _original(original, run_id, workspace)
-    codes = _codes(data, run_id, workspace)
+    codes = _codes(data, run_id, workspace, comments=not card.strip_comments)
     with out.progress() as progress:
         result = verify_onnx(path, bundle, codes, why_no_bundle=why_not, progress=progress)
     if bundle is not None and run is not None:
@@ -80,9 +80,8 @@ def verify(
     for check in result.checks:
         out.say(f"  {check['result']:<8} {check['name']}: {check['detail']}")
     skipped = sum(check["result"] == "skipped" for check in result.checks)
-    out.say(
-        f"{path}: {'verified' if result.ok else 'NOT verified'}" + (f", {skipped} checks skipped" if skipped else "")
-    )
+    rest = f", {skipped} check{'s' if skipped > 1 else ''} skipped" if skipped else ""
+    out.say(f"{path}: {'verified' if result.ok else 'NOT verified'}{rest}")
     out.document(result.document())
     if not result.ok:
         ctx.exit(EXIT_GATE)
@@ -104,14 +103,14 @@ def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle |
     return open_bundle(run.layout.bundle), run, ""
 
 
-def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
+def _codes(data: str | None, run_id: str, workspace: Path, *, comments: bool) -> list[str]:
     """Real samples to compare on: the named data, else the test split of the run's dataset."""
     from secauditai.data.dataset import is_dataset, open_dataset
-    from secauditai.data.sources import open_data
+    from secauditai.data.scoring import labelled_for_scoring, open_labelled
     from secauditai.runs import find_run
 
     if data is not None:
-        table = open_data(data, cache=workspace / "cache").test_table()
+        dataset = open_labelled(data, cache=workspace / "cache", comments=comments)
     else:
         run = find_run(workspace, run_id) if run_id else None
         root = Path(run.info.dataset) if run and run.info.dataset else None
@@ -119,8 +118,8 @@ def _codes(data: str | None, run_id: str, workspace: Path) -> list[str]:
             fetch_once(root)
         if root is None or not is_dataset(root):
             return []
-        table = open_dataset(root).test_table()
-    codes: list[str] = table.column("code").to_pylist()
+        dataset = open_dataset(root)
+    codes: list[str] = labelled_for_scoring(dataset, comments=comments).column("code").to_pylist()
     step = max(1, len(codes) // VERIFIED_SAMPLES)
     ordered = sorted(codes, key=len)
     return [*ordered[::step], *ordered[-1:]]

@@ -81,6 +81,10 @@ def validate(
     given = given_settings(ctx)
     _refuse_idle(given, dataset, measures=bool(report or as_json or fail_on))
     config = resolve_config(given)
+    if report:
+        from secauditai.evaluation.page import check_page
+
+        check_page(report)
     with out.progress() as progress:
         if report or as_json or fail_on:
             result, more = _examine(dataset, config, report, fail_on, address, as_json, progress)

@@ -80,6 +80,11 @@ class Dataset:
         cleaning = self.manifest["cleaning"]
         return float(cleaning["similarity"]) if cleaning["near_duplicates"] else None
 
+    @property
+    def without_comments(self) -> bool:
+        """Whether comments were removed from its code."""
+        return bool(self.manifest["cleaning"].get("strip_comments"))
+
     def splits(self) -> tuple[str, ...]:
         """The splits it has; () when it was not split."""
         return tuple(self.manifest.get("splits", {}).get("counts", {}))

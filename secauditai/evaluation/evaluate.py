@@ -27,6 +27,7 @@ SUSPICIOUS_AUC = 0.99
 SMALLEST_BREAKDOWN = 10
 """Samples a language or weakness needs to be listed on its own."""
 SHOWN_ERRORS = 10
+SHOWN_LABELS = 10
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ def evaluate(
 
     Raises:
         ModelError: when the model is an encoder without heads.
-        DataError: when there are no samples.
+        DataError: when there are no samples, or none has a label that the model knows.
     """
     if bundle.card.kind != "classifier":
         raise ModelError(f"{model} is an encoder without heads", hint="`secauditai train finetune` puts heads on it.")
     if table.num_rows == 0:
         raise DataError("there are no samples to evaluate on", where=data)
+    _check_labels(bundle, table, data)
     codes = table.column("code").to_pylist()
     predictions = predict(bundle, codes, backend=backend, progress=progress)
     clusters = table.column("cluster").to_pylist()
@@ -121,6 +123,15 @@ def true_labels(bundle: Bundle, table: pa.Table, task: str) -> npt.NDArray[np.in
     """(samples,) label numbers; -1 where the model has no such label."""
     numbers = {label: number for number, label in enumerate(bundle.card.heads[task])}
     return np.array([numbers.get(value, -1) for value in table.column(TASK_COLUMNS[task]).to_pylist()], dtype=np.int64)
+
+
+def _check_labels(bundle: Bundle, table: pa.Table, data: str) -> None:
+    task = bundle.card.main_task
+    if (true_labels(bundle, table, task) < 0).all():
+        labels = bundle.card.heads[task]
+        known = ", ".join(labels[:SHOWN_LABELS]) + (", …" if len(labels) > SHOWN_LABELS else "")
+        hint = f"It was trained with {known}."
+        raise DataError(f"no sample has a {TASK_COLUMNS[task]} that the model knows", where=data, hint=hint)
 
 
 def _task(

@@ -20,7 +20,9 @@ SHORT_NAMES = {"category_classification": "category", "severity_prediction": "se
 
 
 def predict_table(bundle: Bundle, table: pa.Table, *, backend: str = "torch", progress: Progress = silent) -> pa.Table:
-    """Score samples: id, then label and score (probability of a vulnerability), then what further heads say.
+    """Score samples: id, label and score by the main head, then by name what heads of categories and severities say.
+
+    The score is the probability of a vulnerability, else that of the label.
 
     Raises:
         ModelError: when the model is an encoder without heads.
@@ -33,10 +35,12 @@ def predict_table(bundle: Bundle, table: pa.Table, *, backend: str = "torch", pr
     columns: dict[str, object] = {"id": table.column("id")}
     for task, labels in bundle.card.heads.items():
         decided, probabilities = predictions.decisions[task], predictions.probabilities[task]
-        name = "label" if task == DETECTION else SHORT_NAMES[task]
         score = probabilities[:, 1] if task == DETECTION else probabilities.max(axis=1)
-        columns[name] = [labels[number] for number in decided]
-        columns["score" if task == DETECTION else f"{name}_score"] = score
+        words = [labels[number] for number in decided]
+        if task == bundle.card.main_task:
+            columns |= {"label": words, "score": score}
+        if task in SHORT_NAMES:
+            columns |= {SHORT_NAMES[task]: words, f"{SHORT_NAMES[task]}_score": score}
     return pa.table(columns)
 
 

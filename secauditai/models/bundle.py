@@ -95,6 +95,8 @@ class BundleCard(BaseModel):
     max_windows: int
     pooling: str
     special_ids: dict[str, int]
+    strip_comments: bool = False
+    """Whether the code it learnt from had its comments removed."""
     threshold: float = 0.5
     """Probability of `vulnerability` from which a sample is called one; fitted on the validation split."""
     temperature: dict[str, float] = {}

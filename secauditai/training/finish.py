@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from secauditai.config.files import read_layer, resolve_config
-from secauditai.data.dataset import open_dataset
+from secauditai.data.dataset import Dataset, open_dataset
 from secauditai.data.schema import TASK_COLUMNS, code_number
 from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError
@@ -52,8 +52,9 @@ def save_best(run: Run, progress: Progress = silent) -> tuple[Bundle, dict[str, 
     rank = Rank(0, 1, torch.device("cpu"), "fp32")
     validator = Validator(recipe, rank, model)
     outputs = validator.outputs()
-    train = open_dataset(Path(run.info.dataset or "")).table("train")
-    card = _card(run, recipe, checkpoint)
+    dataset = open_dataset(Path(run.info.dataset or ""))
+    train = dataset.table("train")
+    card = _card(run, recipe, checkpoint, dataset)
     baseline: Baseline | None = None
     if isinstance(validator.objective, Classification):
         card, metrics = calibrate(card, validator.objective, outputs)
@@ -117,7 +118,7 @@ def _baseline(card: BundleCard, train: pa.Table) -> Baseline | None:
     return fit_baseline(train.column("code").to_pylist(), train.column(column).to_pylist(), labels)
 
 
-def _card(run: Run, recipe: Recipe, checkpoint: CheckpointLayout) -> BundleCard:
+def _card(run: Run, recipe: Recipe, checkpoint: CheckpointLayout, dataset: Dataset) -> BundleCard:
     return BundleCard(
         kind="encoder" if recipe.objective == "masked_language" else "classifier",
         task="" if recipe.objective == "masked_language" else run.info.task,
@@ -128,15 +129,16 @@ def _card(run: Run, recipe: Recipe, checkpoint: CheckpointLayout) -> BundleCard:
         max_windows=recipe.max_windows,
         pooling="mean" if recipe.objective == "masked_language" else recipe.pooling,
         special_ids=recipe.special_ids,
-        provenance=_provenance(run, recipe, checkpoint),
+        strip_comments=dataset.without_comments,
+        provenance=_provenance(run, recipe, checkpoint, dataset),
     )
 
 
-def _provenance(run: Run, recipe: Recipe, checkpoint: CheckpointLayout) -> dict[str, Scalar]:
+def _provenance(run: Run, recipe: Recipe, checkpoint: CheckpointLayout, dataset: Dataset) -> dict[str, Scalar]:
     """The hash chain: samples, splits, configuration, checkpoint; and what else a reader would ask."""
     import hashlib
 
-    info, dataset = run.info, open_dataset(Path(run.info.dataset or ""))
+    info = run.info
     config = resolve_config(read_layer(run.layout.config))
     labels = dataset.table("train").column(TASK_COLUMNS[next(iter(recipe.heads), "vulnerability_detection")])
     counts: dict[str, Any] = {item["values"]: item["counts"] for item in labels.value_counts().to_pylist()}

@@ -190,3 +190,15 @@ def test_data_without_good_samples_has_a_report(cli: Cli, tmp_path: Path) -> Non
     (tmp_path / "samples.yaml").write_text("samples:\n  - {id: a, label: safe}\n")
     assert cli(*VALIDATE, "--report", "quality.html").code == 1
     assert "no_code" in (tmp_path / "quality.html").read_text(encoding="utf-8")
+
+
+def test_a_report_over_a_file_of_the_user_is_refused_before_any_work(
+    cli: Cli, samples_yaml: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples_yaml()
+    (tmp_path / "mine.html").write_text("<p>mine")
+    monkeypatch.setattr("secauditai.data.material.open_material", None)
+    result = cli(*VALIDATE, "--report", "mine.html")
+    assert result.code == 1
+    assert "no page of ours" in result.err
+    assert (tmp_path / "mine.html").read_text() == "<p>mine"

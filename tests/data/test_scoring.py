@@ -8,7 +8,7 @@ import pytest
 from conftest import make_samples
 
 from secauditai.data.prepare import prepare
-from secauditai.data.scoring import read_for_scoring
+from secauditai.data.scoring import labelled_for_scoring, read_for_scoring
 from secauditai.errors import DataError
 
 
@@ -53,3 +53,31 @@ def test_labelled_data_prepared_data_and_the_built_in_dataset_are_scored_too(tmp
     built_in, refused = read_for_scoring("security_dataset", cache=tmp_path / "cache")
     assert built_in.num_rows > 1900
     assert refused == []
+
+
+def test_a_model_that_never_saw_comments_is_not_shown_any(tmp_path: Path) -> None:
+    code, other = "# why\ndef f(x):\n    return x\n", "# why\ndef g(x):\n    return eval(x)\n"
+    raw = [
+        {"id": "a", "code": code, "label": "safe", "metadata": {"language": "python"}},
+        {"id": "b", "code": other, "label": "vulnerability"},
+        {"id": "c", "code": "-- why\nselect 1\n", "label": "safe", "language": "sql"},
+    ]
+    path = tmp_path / "raw.json"
+    path.write_text(json.dumps(raw))
+    stripped = [code.removeprefix("# why\n"), other.removeprefix("# why\n"), "-- why\nselect 1\n"]
+    found, refused = read_for_scoring(str(path), cache=tmp_path / "cache", comments=False)
+    assert (found.column("code").to_pylist(), refused) == (stripped, [])
+
+    dataset = prepare(str(path), tmp_path / "prepared").dataset
+    found, _ = read_for_scoring(str(dataset.root), cache=tmp_path / "cache", comments=False)
+    assert found.column("code").to_pylist() == stripped
+    assert labelled_for_scoring(dataset, comments=False).column("code").to_pylist() == stripped
+    assert labelled_for_scoring(dataset).column("code").to_pylist()[0] == code
+
+
+def test_what_is_nothing_but_comments_is_refused_when_they_go(tmp_path: Path) -> None:
+    path = tmp_path / "code.jsonl"
+    path.write_text('{"code": "x = 1"}\n{"code": "# x = 1", "metadata": {"language": "python"}}\n')
+    table, refused = read_for_scoring(str(path), cache=tmp_path / "cache", comments=False)
+    assert table.column("code").to_pylist() == ["x = 1\n"]
+    assert [(sample.where, sample.reason) for sample in refused] == [(f"{path}:2", "no_code")]
