@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -220,8 +221,8 @@ def _show_result(result: "SweepResult", out: Output) -> None:
     if ledger.status != "finished":
         out.next_step(f"secauditai train tune --resume {ledger.sweep_id}")
     else:
-        data = ledger.layer.get("data")
-        out.next_step(f"secauditai train evaluate --model {version} --test-data {data}")
+        data = quote(ledger.fixed["data"])
+        out.next_step(f"secauditai train evaluate --model {quote(version)} --test-data {data}")
     out.document(result.document())
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from training_runs import SMALL, new_run, write_dataset
 
+from secauditai.cli.output import Output
+from secauditai.cli.tune import _show_result
 from secauditai.config.files import parse_layer
 from secauditai.data.dataset import open_dataset
 from secauditai.data.split import SplitPlan, split_dataset
@@ -93,3 +95,15 @@ def test_a_grid_is_not_given_more_trials_than_it_has(data: Path, tmp_path: Path)
     ledger.status = FINISHED
     refuse_to_resume(ledger, tmp_path, "--num-samples: the grid has 2 trials", ConfigError, num_samples=3)
     assert resume_request(ledger, tmp_path, SweepRequest("", {}, tmp_path, num_samples=2)).num_samples == 2
+
+
+def test_the_next_step_evaluates_on_the_test_split_and_not_on_the_file_that_holds_the_training_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = tmp_path / "my cache" / "data"
+    ledger = a_ledger(tmp_path, fixed={"data": str(prepared)}, version=2, status=FINISHED)
+    ledger.layer["data"] = "samples.yaml"
+    ledger.put(Trial("0000", {"dropout": 0.1}, 0.5, "r", status=FINISHED))
+    _show_result(sweep.SweepResult(ledger, 1, 1.0, 0.0), Output(as_json=False))
+    out = capsys.readouterr().out
+    assert f"Next: secauditai train evaluate --model c/2 --test-data '{prepared}'\n" in out
