@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,27 @@ def test_trials_one_after_the_other_in_one_process_equal_fresh_runs(
         assert weights(trained) == weights(fresh)
         assert history(trained) == history(fresh)
         assert (trained.info.sweep_id, trained.info.trial_id) == (tmp_path.name, f"{number:04d}")
+
+
+def test_a_trial_does_not_feel_what_its_process_did_before(data: Path, workspace: Path, tmp_path: Path) -> None:
+    from secauditai.tuning.ray_tune import TrialActor
+
+    def config(number: int, **settings: Any) -> dict[str, Any]:
+        task = a_task(data, workspace, tmp_path, trial_id=f"{number:04d}", settings=settings)
+        return {"trial_id": task.trial_id, "task": json.dumps(asdict(task)), "in_ray_job": False}
+
+    actor = TrialActor(config(0, threads=2, dropout=0.3, max_steps=4))
+    outcomes = [json.loads(actor.step()["outcome"])]
+    for settings in ({"stride": 60}, {"max_steps": 6}):
+        assert actor.reset_config(config(len(outcomes), **settings))
+        outcomes.append(json.loads(actor.step()["outcome"]))
+    assert [outcome["status"] for outcome in outcomes] == ["finished", "failed", "finished"]
+    trained = open_run(Path(outcomes[-1]["seeds"][0]["run_dir"]))
+    assert trained.info.trial_id == "0002"
+    fresh = new_run(data, tmp_path / "fresh", kind="start", max_steps=6, eval_interval=2, keep_checkpoints=1, threads=1)
+    launch(fresh)
+    assert weights(trained) == weights(fresh)
+    assert history(trained) == history(fresh)
 
 
 def test_a_training_over_before_mlflow_was_open_has_its_metrics_there(
