@@ -70,8 +70,12 @@ def test_trials_one_after_the_other_in_one_process_equal_fresh_runs(
         assert (trained.info.sweep_id, trained.info.trial_id) == (tmp_path.name, f"{number:04d}")
 
 
-def test_a_trial_does_not_feel_what_its_process_did_before(data: Path, workspace: Path, tmp_path: Path) -> None:
+def test_a_trial_does_not_feel_what_its_process_did_before(
+    data: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from secauditai.tuning.ray_tune import TrialActor
+
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "ray"))
 
     def config(number: int, **settings: Any) -> dict[str, Any]:
         task = a_task(data, workspace, tmp_path, trial_id=f"{number:04d}", settings=settings)
