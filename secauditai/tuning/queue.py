@@ -1,6 +1,7 @@
 """Which trial is next: new ones from the sampler, those to go on with, those whose process died; all in the ledger."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ class TrialQueue:
         self.max_concurrent, self._max_failures = max_concurrent, max_failures
         self._waiting = [trial.trial_id for trial in ledger.trials if trial.status in (RUNNING, INTERRUPTED)]
         self._running: set[str] = set()
+        self._losses = Counter[str]()
         self._asked = len(ledger.trials)
         self.stopped_for: str | None = None
         """Why the sweep ends before its last trial."""
@@ -96,24 +98,27 @@ class TrialQueue:
     def _after_interruption(self, trial: Trial) -> Trial:
         """Try a trial again that ended though the sweep goes on; after too many times only `--resume` does."""
         trial = replace(
-            trial,
-            deaths=trial.deaths + 1,
+            self._lost(trial),
             error=trial.error or "its process was asked to stop",
             error_kind=trial.error_kind or "TrialStopped",
         )
-        if trial.deaths <= self._max_failures:
+        if self._losses[trial.trial_id] <= self._max_failures:
             self._waiting.append(trial.trial_id)
         return trial
 
+    def _lost(self, trial: Trial) -> Trial:
+        """Count a loss: the ledger has them all, the budget is for those since the sweep was started or resumed."""
+        self._losses[trial.trial_id] += 1
+        return replace(trial, deaths=trial.deaths + 1)
+
     def note_death(self, trial_id: str, reason: str) -> None:
         """Try a trial again whose process died, from its newest checkpoint, unless it has died too often."""
-        trial = self.ledger.trial(trial_id)
-        trial = replace(trial, deaths=trial.deaths + 1)
-        if self.stopped_for is not None or trial.deaths <= self._max_failures:
+        trial = self._lost(self.ledger.trial(trial_id))
+        if self.stopped_for is not None or self._losses[trial_id] <= self._max_failures:
             self._waiting.append(trial_id)
             self._end(replace(trial, status=INTERRUPTED, error=reason, error_kind="TrialDied"))
             return
-        often = f"its process died {trial.deaths} times, the last time: {reason}"
+        often = f"it was cut off {trial.deaths} times, the last time its process died: {reason}"
         self._end(replace(trial, status=FAILED, error=often, error_kind="TrialDied"))
 
     def note_failure(self, trial_id: str, kind: str, reason: str) -> None:

@@ -52,7 +52,7 @@ def test_a_dead_trial_is_tried_again_and_given_up_after_its_budget(tmp_path: Pat
     assert queue.exhausted
     failed = queue.ledger.trials[0]
     assert (failed.status, failed.deaths, failed.error_kind) == ("failed", 2, "TrialDied")
-    assert failed.error == "its process died 2 times, the last time: the actor died"
+    assert failed.error == "it was cut off 2 times, the last time its process died: the actor died"
 
 
 def test_a_trial_that_was_asked_to_stop_while_the_sweep_goes_on_is_tried_again(tmp_path: Path) -> None:
@@ -70,6 +70,8 @@ def test_a_trial_that_was_asked_to_stop_while_the_sweep_goes_on_is_tried_again(t
     assert queue.ledger.best is None  # it was cut off, so there is nothing to save
     again = a_queue(tmp_path)
     assert again.next() is not None
+    again.note_death("0000", "the actor died")
+    assert again.next() is not None  # whoever resumes the sweep gives it another chance
     again.note_outcome("0000", outcome(0.4))
     assert again.ledger.all_ended
     assert again.ledger.best is not None
