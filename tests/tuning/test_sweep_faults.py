@@ -152,6 +152,33 @@ def test_an_interrupt_stops_cleanly_and_a_budget_ends_with_what_there_is(data: P
 
 
 @pytest.mark.ray
+def test_a_trial_that_is_asked_to_end_goes_on_when_the_sweep_does(data: Path, tmp_path: Path, ray_cluster: str) -> None:
+    from secauditai.tuning.planning import SweepRequest
+    from secauditai.tuning.sweep import run_sweep
+
+    configure(tmp_path, data)
+    asked: list[Run] = []
+
+    def ask() -> None:
+        run = wait_for(lambda: run_at(tmp_path, 15), "a trial at work")
+        psutil.Process(pid_of(run)).terminate()
+        asked.append(run)
+
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    layer = NamedConfigs(tmp_path).read("c")
+    result = run_sweep(SweepRequest("c", layer, tmp_path, num_samples=1), notify=lambda _text: None)
+    asker.join()
+    (trial,) = result.ledger.trials
+    assert (trial.status, trial.deaths, trial.run_dir) == ("finished", 1, str(asked[0].root))
+    assert result.ledger.status == "finished"
+    calm = new_run(data, tmp_path / "calm", kind="start", **SETTINGS, **trial.settings, seed=13, keep_checkpoints=1)
+    launch(calm)
+    assert weights(asked[0]) == weights(calm)
+    assert_nothing_is_left()
+
+
+@pytest.mark.ray
 def test_a_killed_worker_of_a_trial_costs_a_restart(data: Path, tmp_path: Path, ray_cluster: str) -> None:
     from secauditai.tuning.planning import SweepRequest
     from secauditai.tuning.sweep import run_sweep
