@@ -12,6 +12,7 @@ from secauditai.cli.app import EXIT_ERROR, EXIT_GATE
 from secauditai.cli.app import main as run_command_line
 from secauditai.errors import ClusterError, PreflightError
 from secauditai.storage import open_storage
+from secauditai.submission.brought import bring
 from secauditai.submission.request import read_request, result_key, version_differences
 
 
@@ -29,12 +30,11 @@ def run(workspace: str, job_id: str) -> int:
         raise PreflightError([f"versions: the cluster has other ones: {', '.join(differences)}. {hint}"])
     if request.tracking_uri:
         os.environ.setdefault("MLFLOW_TRACKING_URI", request.tracking_uri)
-    document = io.StringIO()
-    code = _run_command(
-        [*request.arguments, *(["--workspace", workspace] if request.takes_workspace else []), "--json"], document
-    )
+    document, more = io.StringIO(), ["--workspace", workspace] if request.takes_workspace else []
+    with bring(storage, job_id, request.arguments) as brought:
+        code = _run_command([*brought.arguments, *more, "--json"], document)
     if document.getvalue().strip():
-        storage.write_bytes(result_key(job_id), document.getvalue().encode())
+        storage.write_bytes(result_key(job_id), brought.said(document.getvalue()).encode())
     return code
 
 
