@@ -33,7 +33,8 @@ from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, FINISHED, STOPPED, Run, list_runs, open_run
 from secauditai.tracking.runs import create_run, finish_run, log_summary, log_tags, reopen_run
 from secauditai.training.checkpoint import newest_checkpoint, read_state
-from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
+from secauditai.training.goal import selection_metric
+from secauditai.training.preparation import TrainingPlan, plan_training
 from secauditai.training.request import TrainRequest
 
 logger = logging.getLogger("secauditai.training")

@@ -15,7 +15,6 @@ from secauditai.config.files import write_layer
 from secauditai.config.settings import TrainConfig
 from secauditai.data.dataset import Dataset
 from secauditai.data.plan import steps_per_epoch
-from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
 from secauditai.data.sources import keep_in_workspace, open_data
 from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
 from secauditai.data.windows import Windowing
@@ -25,12 +24,10 @@ from secauditai.runs import FAILED, Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
 from secauditai.tracking.store import shared_uri, tracking_uri
 from secauditai.training.devices import Devices, choose_devices_at, measure_precision_at
+from secauditai.training.goal import check_selection, choose_labels, notices_of_selection, selection_metric
 from secauditai.training.promise import installed_versions, record_promise
 from secauditai.training.recipe import Recipe, write_recipe
 from secauditai.training.request import TrainRequest
-
-RANKING = ("roc_auc", "average_precision")
-"""Metrics that samples of one label leave undefined."""
 
 LEARNING_RATES = {128: 1e-3, 256: 5e-4}
 """Peak learning rate up to this width of the encoder, whether it has learnt already or not. Measured from scratch for
@@ -92,13 +89,8 @@ def plan_training(request: TrainRequest, progress: Progress = silent) -> Trainin
     )
     dataset = keep_in_workspace(dataset, request.workspace / "cache")
     train, val = _training_tables(dataset)
-    heads = {} if request.is_base else {task: _labels(task, train) for task in config.tasks}
-    if heads and config.selection.selection_metric in RANKING and (label := _only_label(heads, val)):
-        raise DataError(
-            f"{config.selection.selection_metric} is undefined: all validation samples are labelled {label!r}",
-            where=str(dataset.root),
-            hint="Take more data, or choose another --selection-metric.",
-        )
+    heads = {} if request.is_base else {task: choose_labels(task, train) for task in config.tasks}
+    check_selection(config, heads, val, str(dataset.root))
     per_epoch = steps_per_epoch(train.num_rows, config.optimization.batch_size)
     return TrainingPlan(
         request=request,
@@ -127,12 +119,6 @@ def encoder_directory(model: ResolvedModel) -> Path:
     return hub_directory(model.hub_id, model.revision) if model.hub_id else Path(model.spec).expanduser()
 
 
-def _only_label(heads: dict[str, list[str]], val: pa.Table) -> str | None:
-    """The label that all validation samples have for the first head; None when there are several."""
-    present = set(val.column(TASK_COLUMNS[next(iter(heads))]).to_pylist())
-    return present.pop() if len(present) == 1 else None
-
-
 def choose_request_devices(request: TrainRequest) -> Devices:
     """Devices, workers and threads of a request, here or on its cluster."""
     return choose_devices_at(request.address, request.config.execution)
@@ -147,23 +133,6 @@ def _training_tables(dataset: Dataset) -> tuple[pa.Table, pa.Table]:
             hint=f"`secauditai train split --dataset {dataset.name}` makes them.",
         )
     return dataset.table("train"), dataset.table("val")
-
-
-def _labels(task: str, train: pa.Table) -> list[str]:
-    """The labels a head tells apart: fixed for detection, else those of the training data.
-
-    Raises:
-        DataError: when there is only one.
-    """
-    column = TASK_COLUMNS[task]
-    present = set(train.column(column).to_pylist())
-    if len(present) < 2:
-        raise DataError(
-            f"all training samples have the same {column} ({', '.join(present)}), so {task} cannot be learnt"
-        )
-    if task == "vulnerability_detection":
-        return list(LABELS)
-    return [s for s in SEVERITIES if s in present] if task == "severity_prediction" else sorted(present)
 
 
 def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
@@ -201,7 +170,7 @@ def _fill_run(plan: TrainingPlan, run: Run, progress: Progress) -> None:
     recipe |= {f"{split}_store": str(store.root) for split, store in stores.items()}
     recipe["promise"] = record_promise(plan.dataset, run.layout.initial, stores).model_dump()
     loss = _windowing(config).describe_loss(stores["train"].lengths[:, 0])
-    recipe["notices"] = [*initial["notices"], *([loss] if loss else []), *_notice_of_selection(plan)]
+    recipe["notices"] = [*initial["notices"], *([loss] if loss else []), *notices_of_selection(plan)]
     write_recipe(run.layout.recipe, Recipe.model_validate(recipe))
 
 
@@ -321,25 +290,6 @@ def _objective(plan: TrainingPlan, store: TokenStore) -> dict[str, Any]:
         "mlm_probability": config.objective.mlm_probability,
         "selection_metric": selection_metric(plan),
     }
-
-
-def selection_metric(plan: TrainingPlan) -> str:
-    """The validation metric that picks the best checkpoint."""
-    wanted = plan.request.config.selection.selection_metric
-    if plan.request.is_base:
-        return "loss"
-    if wanted != "auto":
-        return wanted
-    if "vulnerability_detection" not in plan.heads:
-        return "f1"
-    return "roc_auc" if _only_label(plan.heads, plan.val) is None else "loss"
-
-
-def _notice_of_selection(plan: TrainingPlan) -> list[str]:
-    if not plan.heads or selection_metric(plan) != "loss" or plan.request.config.selection.selection_metric == "loss":
-        return []
-    label = _only_label(plan.heads, plan.val)
-    return [f"All validation samples are labelled {label!r}: the best checkpoint is that of the smallest loss"]
 
 
 def _recipe(plan: TrainingPlan) -> dict[str, Any]:

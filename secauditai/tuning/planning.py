@@ -14,7 +14,8 @@ from secauditai.errors import ConfigError, RunError
 from secauditai.metrics import METRICS
 from secauditai.progress import Progress, silent
 from secauditai.training.devices import measure_precision_at
-from secauditai.training.preparation import TrainingPlan, plan_training, selection_metric
+from secauditai.training.goal import selection_metric
+from secauditai.training.preparation import TrainingPlan, plan_training
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.rungs import rung_samples
 from secauditai.tuning.ledger import Ledger, SweepLayout, best_config_name, made_by_a_sweep, new_sweep_id

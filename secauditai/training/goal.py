@@ -1,0 +1,75 @@
+"""What a run predicts, and which validation metric picks its best checkpoint."""
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from secauditai.config.settings import TrainConfig
+from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
+from secauditai.errors import DataError
+
+if TYPE_CHECKING:
+    from secauditai.training.preparation import TrainingPlan
+
+RANKING = ("roc_auc", "average_precision")
+"""Metrics that samples of one label leave undefined."""
+
+
+def choose_labels(task: str, train: pa.Table) -> list[str]:
+    """The labels a head tells apart: fixed for detection, else those of the training data.
+
+    Raises:
+        DataError: when there is only one.
+    """
+    column = TASK_COLUMNS[task]
+    present = set(train.column(column).to_pylist())
+    if len(present) < 2:
+        raise DataError(
+            f"all training samples have the same {column} ({', '.join(present)}), so {task} cannot be learnt"
+        )
+    if task == "vulnerability_detection":
+        return list(LABELS)
+    return [s for s in SEVERITIES if s in present] if task == "severity_prediction" else sorted(present)
+
+
+def check_selection(config: TrainConfig, heads: dict[str, list[str]], val: pa.Table, where: str) -> None:
+    """Make sure that the metric that was asked for can be measured.
+
+    Raises:
+        DataError: when the validation split, of the dataset `where`, leaves it undefined.
+    """
+    wanted, label = config.selection.selection_metric, _only_label(heads, val)
+    if wanted in RANKING and label is not None:
+        raise DataError(
+            f"{wanted} is undefined: all validation samples are labelled {label!r}",
+            where=where,
+            hint="Take more data, or choose another --selection-metric.",
+        )
+
+
+def selection_metric(plan: "TrainingPlan") -> str:
+    """The validation metric that picks the best checkpoint."""
+    wanted = plan.request.config.selection.selection_metric
+    if plan.request.is_base:
+        return "loss"
+    if wanted != "auto":
+        return wanted
+    if "vulnerability_detection" not in plan.heads:
+        return "f1"
+    return "roc_auc" if _only_label(plan.heads, plan.val) is None else "loss"
+
+
+def notices_of_selection(plan: "TrainingPlan") -> list[str]:
+    """What a user should know about that metric."""
+    if not plan.heads or selection_metric(plan) != "loss" or plan.request.config.selection.selection_metric == "loss":
+        return []
+    label = _only_label(plan.heads, plan.val)
+    return [f"All validation samples are labelled {label!r}: the best checkpoint is that of the smallest loss"]
+
+
+def _only_label(heads: dict[str, list[str]], val: pa.Table) -> str | None:
+    """The label that all validation samples have for the first head; None when there are several, or no head."""
+    if not heads:
+        return None
+    present = set(val.column(TASK_COLUMNS[next(iter(heads))]).to_pylist())
+    return present.pop() if len(present) == 1 else None
