@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from secauditai.config.files import write_layer
-from secauditai.config.settings import TrainConfig
+from secauditai.config.settings import ArchitectureSettings, TrainConfig
 from secauditai.data.dataset import Dataset
 from secauditai.data.plan import steps_per_epoch
 from secauditai.data.sources import keep_in_workspace, open_data
@@ -34,6 +34,9 @@ LEARNING_RATES = {128: 1e-3, 256: 5e-4}
 128, where 2e-3 diverges; for adapted encoders of these widths it is an assumption."""
 WIDE_FRESH, WIDE_PRETRAINED = 1e-4, 2e-5
 """Of wider encoders: from scratch, and pretrained, the usual value of BERT's descendants."""
+
+VOCABULARY = ArchitectureSettings.model_fields["vocab_size"].default
+"""Entries of the vocabulary that `transformer` gets unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,10 @@ def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
         save_head_state(encoder.masked_language_head, directory)
     elif plan.request.is_base and model.kind != "scratch":
         notices.append(FRESH_HEAD)
+    wanted = config.architecture.vocab_size
+    if model.kind != "scratch" and wanted not in (VOCABULARY, encoder.tokenizer.vocab_size):
+        size = encoder.tokenizer.vocab_size
+        notices.append(f"vocab_size {wanted} says nothing here: the encoder comes with a vocabulary of {size}")
     tokenizer = encoder.tokenizer
     return {
         "initial": str(directory),

@@ -112,3 +112,10 @@ def test_the_memory_estimate_grows_with_a_sample_of_many_windows(tmp_path: Path)
     long = replace(plan, train=plan.train.set_column(plan.train.column_names.index("code"), "code", codes))
     few, many = (estimate(one)["estimated_memory_mib_per_worker"] for one in (plan, long))
     assert many > few
+
+
+def test_an_encoder_that_comes_with_a_vocabulary_says_so(tmp_path: Path) -> None:
+    data, encoder = write_dataset(tmp_path), write_tiny_hub(tmp_path / "hub")
+    run = new_run(data, tmp_path / "w", model=str(encoder), max_length=32)
+    (told,) = read_recipe(run.layout.recipe).notices
+    assert told.startswith("vocab_size 320 says nothing here: the encoder comes with a vocabulary of ")
