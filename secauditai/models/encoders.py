@@ -113,7 +113,14 @@ def check_max_length(encoder: LoadedEncoder, max_length: int) -> None:
 
 def check_saved_max_length(directory: Path, max_length: int) -> None:
     """As `check_max_length`, for a saved encoder that is not loaded yet."""
-    _check_positions(json.loads((directory / "config.json").read_text(encoding="utf-8")), max_length)
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the encoder's configuration: {_first_line(error)}", where=str(path)) from None
+    if not isinstance(config, dict):
+        raise ModelError("the encoder's configuration is no mapping", where=str(path))
+    _check_positions(config, max_length)
 
 
 def _check_positions(config: dict[str, Any], max_length: int) -> None:

@@ -50,6 +50,14 @@ class TorchScorer:
         return {name: value.float().cpu().numpy() for name, value in outputs.items()}
 
 
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: kinds of its own, which have no base in common, and what its Python side says."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)]
+    return (*own, ValueError, RuntimeError)
+
+
 class OnnxScorer:
     """Runs an exported graph with ONNX Runtime."""
 
@@ -61,7 +69,7 @@ class OnnxScorer:
         options.log_severity_level = 4  # its errors are raised as well
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds, all meaning that it cannot load
+        except runtime_errors() as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"ONNX Runtime cannot load the graph: {reason}", where=str(path)) from None
         self._where = str(path)
@@ -75,7 +83,7 @@ class OnnxScorer:
         """
         try:
             values = self._session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds, all meaning that it cannot run
+        except runtime_errors() as error:
             reason = str(error).partition("\n")[0]
             raise ModelError(f"ONNX Runtime cannot run the graph: {reason}", where=self._where) from None
         return {name.removeprefix("logits_"): value for name, value in zip(self._outputs, values, strict=True)}

@@ -53,6 +53,10 @@ def test_what_cannot_begin_leaves_no_run(tmp_path: Path, tiny_hub: Path) -> None
     ):
         with pytest.raises((DataError, ModelError), match=told):
             plan(tmp_path / "w", **{"data": str(data), **settings})
+    for content in ("{", "[]"):
+        (encoder / "config.json").write_text(content)
+        with pytest.raises(ModelError, match="the encoder's configuration"):
+            plan(tmp_path / "w", data=str(data), model=str(encoder))
     assert not (tmp_path / "w" / "runs").exists()
 
 
