@@ -85,7 +85,7 @@ def read_card(path: Path) -> tuple[BundleCard, dict[str, str]]:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)  # whatever its name ends in
     except FileNotFoundError:
         raise ExportError("there is no such file", where=str(path)) from None
     except (DecodeError, OSError, ValueError) as error:

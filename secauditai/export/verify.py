@@ -104,7 +104,7 @@ def _check_structure(path: Path, card: BundleCard, result: Verification) -> None
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         result.add("onnx checker", False, str(error).splitlines()[0])
         return
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = onnx.load(str(path), format="protobuf", load_external_data=False).graph
     external = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     result.add("single file", not external, "all weights are inside" if not external else "weights are in another file")
     inputs, outputs = [item.name for item in graph.input], [item.name for item in graph.output]

@@ -127,6 +127,9 @@ def test_files_that_are_no_onnx(cli: Cli, tmp_path: Path) -> None:
     refused(cli("train", "verify", "--model", "a.onnx"), 1, "not an ONNX file")
     (tmp_path / "b.onnx").write_bytes(b"")
     refused(cli("train", "verify", "--model", "b.onnx"), 1, "not an ONNX file")
+    for name in ("a.json", "a.textproto"):  # onnx would read these as text
+        (tmp_path / name).write_text('{"code":')
+        refused(cli("train", "verify", "--model", name), 1, "not an ONNX file")
     refused(cli("train", "verify", "--model", "c.onnx"), 1, "no such file")
 
 
