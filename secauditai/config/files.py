@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from secauditai.config.leaves import did_you_mean, find_leaf, leaves, sections
-from secauditai.config.reading import read_yaml
+from secauditai.config.reading import place_of, read_yaml
 from secauditai.config.settings import TrainConfig
 from secauditai.config.spaces import Space, looks_like_space, parse_space
 from secauditai.errors import ConfigError
@@ -60,11 +60,12 @@ def parse_layer(raw: Mapping[Any, Any], *, where: str | None = None) -> Layer:
     for key, value in raw.items():
         if key in sections():
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{key} is a section and needs settings below it", where=where)
+                place = place_of(raw, key, where)
+                raise ConfigError(f"{key} is a section and needs settings below it", where=place)
             for name, item in value.items():
-                _put(layer, f"{key}.{name}", item, where)
+                _put(layer, f"{key}.{name}", item, place_of(value, name, where))
         else:
-            _put(layer, str(key), value, where)
+            _put(layer, str(key), value, place_of(raw, key, where))
     return layer
 
 

@@ -1,6 +1,6 @@
 """Small YAML that a user wrote, read safely: any mistake is one line with its place, whatever PyYAML makes of it."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,20 @@ from secauditai.errors import ConfigError
 DEEPEST = 32
 """Levels that may be nested; a search space in a section is at the fourth."""
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+class Placed(dict[Hashable, Any]):
+    """A mapping that knows on which line of its file each key stands."""
+
+    def __init__(self, lines: Mapping[str, int]) -> None:
+        super().__init__()
+        self.lines = lines
+
+
+def place_of(mapping: Mapping[Any, Any], key: object, source: str | None) -> str | None:
+    """Where a key stands, `file:line`; the file alone when the line is not known."""
+    lines = mapping.lines if isinstance(mapping, Placed) else {}
+    return f"{source}:{lines[str(key)]}" if source and str(key) in lines else source
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,8 +61,17 @@ class _Loader(yaml.SafeLoader):
             seen.add((key.tag, str(key.value)))
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_map(self, node: yaml.MappingNode) -> Iterator[Placed]:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        mapping = Placed({str(key.value): key.start_mark.line + 1 for key, _value in pairs})
+        yield mapping
+        mapping.update(self.construct_mapping(node))
+
     def _refused(self, problem: str, place: Any) -> yaml.MarkedYAMLError:
         return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_yaml_map)
 
 
 def read_yaml(path: Path) -> Any:

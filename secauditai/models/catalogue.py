@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secauditai.config.leaves import did_you_mean
-from secauditai.config.reading import read_yaml
+from secauditai.config.reading import place_of, read_yaml
 from secauditai.errors import ModelError
 
 SCRATCH = "transformer"
@@ -72,9 +72,9 @@ def _read_catalogue(path: Path) -> dict[str, CatalogueEntry]:
     for name, value in raw.items() if isinstance(raw, dict) else [(None, raw)]:
         item = {"hub": value} if isinstance(value, str) else value
         if not (isinstance(name, str) and isinstance(item, dict) and isinstance(item.get("hub"), str)):
-            raise ModelError(
-                "a catalogue maps names to hub ids", where=str(path), hint="For example `mine: my-org/my-encoder`."
-            )
+            place = place_of(raw, name, str(path)) if isinstance(raw, dict) else str(path)
+            hint = "For example `mine: my-org/my-encoder`."
+            raise ModelError("a catalogue maps names to hub ids", where=place, hint=hint)
         _check_entry(name, item, path)
         entries[name] = CatalogueEntry(name, item["hub"], item.get("revision"))
     return entries
@@ -84,9 +84,9 @@ def _check_entry(name: str, item: dict[object, object], path: Path) -> None:
     for key in item:
         if key not in ENTRY_KEYS:
             hint = did_you_mean(str(key), ENTRY_KEYS, see=f"An entry has {' and '.join(ENTRY_KEYS)}.")
-            raise ModelError(f"{name}: unknown key {str(key)!r}", where=str(path), hint=hint)
+            raise ModelError(f"{name}: unknown key {str(key)!r}", where=place_of(item, key, str(path)), hint=hint)
     if not isinstance(item.get("revision"), str | None):
-        raise ModelError(f"{name}: the revision must be text", where=str(path), hint="Quote it.")
+        raise ModelError(f"{name}: the revision must be text", where=place_of(item, "revision", str(path)), hint="Quote it.")
 
 
 def check_model_type(model: str, workspace: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secauditai.config.leaves import did_you_mean
-from secauditai.config.reading import read_yaml
+from secauditai.config.reading import place_of, read_yaml
 from secauditai.errors import ConfigError
 from secauditai.tracking.redact import redact_text
 
@@ -82,13 +82,17 @@ def read_clusters(workspace: Path) -> dict[str, ClusterEntry]:
     raw = read_yaml(path) or {}
     if not isinstance(raw, dict):
         raise ConfigError("a mapping of cluster names is expected", where=str(path))
+    return {str(name): _entry(entry, place_of(raw, name, str(path))) for name, entry in raw.items()}
+
+
+def _entry(raw: object, place: str | None) -> ClusterEntry:
     try:
-        return {str(name): ClusterEntry.model_validate(entry) for name, entry in raw.items()}
+        return ClusterEntry.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         hint = f"A cluster has {', '.join(ClusterEntry.model_fields)}."
-        raise ConfigError(f"{key}: {first['msg']}", where=str(path), hint=hint) from None
+        raise ConfigError(f"{key}: {first['msg']}", where=place, hint=hint) from None
 
 
 def _refuse_credentials(entry: ClusterEntry) -> None:

@@ -39,6 +39,25 @@ def test_what_is_no_yaml_is_one_line_with_its_place(tmp_path: Path, text: str, t
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: 1\nepochs: many\n", "c.yaml:2: epochs: 'many' is not accepted"),
+        ("optimization:\n  # how long\n  epochs: -3\n", "c.yaml:3: epochs: -3 is not accepted"),
+        ("seed: 1\n\nlearning_rat: 1\n", "c.yaml:3: unknown setting 'learning_rat'. Did you mean learning_rate"),
+        ("seed: 1\noptimization: 3\n", "c.yaml:2: optimization is a section"),
+        ("epochs: 1\noptimization:\n  epochs: 2\n", "c.yaml:3: epochs is set twice"),
+        ("learning_rate:\n  loguniform: [1, 0]\n", "c.yaml:1: learning_rate"),
+    ],
+)
+def test_a_setting_that_is_refused_is_named_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_layer(path)
+    assert told in str(caught.value)
+
+
 def test_dates_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("data: 2024-13-45\n")
