@@ -13,6 +13,8 @@ import yaml
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Two tests at a time share the cores: a thread that waits for others must not spin meanwhile.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("SECAUDITAI_WORKSPACE", None)
 
@@ -20,6 +22,23 @@ hypothesis.settings.register_profile("default", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("soak", max_examples=10_000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+LONGEST = (
+    "e2e/test_guide.py",
+    "tuning/test_sweep_faults.py",
+    "faults/test_workers.py",
+    "e2e/test_concurrent_tracking.py",
+    "e2e/test_submission.py",
+    "faults/test_clusters.py",
+)
+"""Files that take minutes. They come first, so that of two processes none waits at the end for the other's long file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    ranks = {str(Path(__file__).parent / name): rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(str(item.path), len(ranks)))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -50,6 +50,7 @@ def test_a_node_that_dies_mid_epoch_costs_a_restart_and_not_a_bit(data: Path, tm
     same(newest_run(tmp_path, NAME), undisturbed)
 
 
+@pytest.mark.alone
 def test_a_worker_killed_for_want_of_memory_goes_on_with_half_the_micro_batch(data: Path, tmp_path: Path) -> None:
     found = run_case("memory", data, tmp_path)
     assert (found["attempts"], found["finished"]) == (2, True)
