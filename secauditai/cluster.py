@@ -17,10 +17,13 @@ from typing import Any, TypeVar
 from secauditai.errors import ClusterError, SecAuditError
 
 Result = TypeVar("Result")
+logger = logging.getLogger("secauditai.cluster")
 
 IN_RAY_JOB = "SECAUDITAI_IN_RAY_JOB"
 """Set in a job's processes that start workers of their own: Ray tells only the entry point that it is in a job."""
 TOKEN_HINT = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token."
+SILENT_SECONDS = 15.0
+"""After which a wait for resources is told."""
 HEAD_MARK = "node:__internal_head__"
 """The resource by which Ray marks the head node."""
 
@@ -223,7 +226,11 @@ def call_on_worker(function: Callable[..., Result], *arguments: object, cpus: fl
     most = max(node.cpus for node in work_nodes(alive_nodes()))
     task = ray.remote(function).options(num_cpus=min(cpus, most), num_gpus=gpus, label_selector=work_labels())
     try:
-        found: Result = ray.get(task.remote(*arguments))
+        answer = task.remote(*arguments)
+        if not ray.wait([answer], timeout=SILENT_SECONDS)[0]:
+            wanted = f"{gpus} free GPUs" if gpus else "a free CPU"
+            logger.warning("Waiting for %s on the cluster; `ray status` shows what takes them", wanted)
+        found: Result = ray.get(answer)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SecAuditError):
             raise error.cause from None

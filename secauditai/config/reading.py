@@ -1,6 +1,6 @@
 """Small YAML that a user wrote, read safely: any mistake is one line with its place, whatever PyYAML makes of it."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Generator, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
             seen.add((key.tag, str(key.value)))
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_map(self, node: yaml.MappingNode) -> Iterator[Placed]:
+    def construct_yaml_map(self, node: yaml.MappingNode) -> Generator[dict[Any, Any]]:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         mapping = Placed({str(key.value): key.start_mark.line + 1 for key, _value in pairs})
         yield mapping

@@ -86,7 +86,9 @@ def _check_entry(name: str, item: dict[object, object], path: Path) -> None:
             hint = did_you_mean(str(key), ENTRY_KEYS, see=f"An entry has {' and '.join(ENTRY_KEYS)}.")
             raise ModelError(f"{name}: unknown key {str(key)!r}", where=place_of(item, key, str(path)), hint=hint)
     if not isinstance(item.get("revision"), str | None):
-        raise ModelError(f"{name}: the revision must be text", where=place_of(item, "revision", str(path)), hint="Quote it.")
+        raise ModelError(
+            f"{name}: the revision must be text", where=place_of(item, "revision", str(path)), hint="Quote it."
+        )
 
 
 def check_model_type(model: str, workspace: Path) -> None:

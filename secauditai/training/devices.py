@@ -50,8 +50,19 @@ def choose_devices(settings: ExecutionSettings, *, cpus: float | None = None, gp
     return Devices(device, world_size, threads, warning, fewest if elastic else None)
 
 
+def computing_address(address: str | None, settings: ExecutionSettings) -> str | None:
+    """The Ray cluster that a training computes on; None for this machine.
+
+    Without `--address` one worker computes here, and several do where Ray's own `RAY_ADDRESS` sends them.
+    """
+    workers = settings.worker_range
+    elsewhere = os.environ.get("RAY_ADDRESS") if workers is not None and workers[1] > 1 else None
+    return address or (elsewhere if elsewhere != "local" else None)
+
+
 def choose_devices_at(address: str | None, settings: ExecutionSettings) -> Devices:
-    """The same on the cluster at an address, which is connected to; on this machine without one."""
+    """The devices of the cluster that computes, which is connected to; those of this machine without one."""
+    address = computing_address(address, settings)
     if address is None:
         return choose_devices(settings)
     from secauditai.cluster import ensure_ray
@@ -88,8 +99,9 @@ def measure_precision(device: str) -> str:
         torch.set_num_threads(before)
 
 
-def measure_precision_at(address: str | None, device: str) -> str:
-    """The same on the cluster at an address, on one of the nodes that training goes to."""
+def measure_precision_at(address: str | None, settings: ExecutionSettings, device: str) -> str:
+    """The precision on one of the nodes of the cluster that computes; on this machine without one."""
+    address = computing_address(address, settings)
     if address is None:
         return measure_precision(device)
     from secauditai.cluster import call_on_worker, ensure_ray

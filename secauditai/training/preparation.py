@@ -303,7 +303,7 @@ def _recipe(plan: TrainingPlan) -> dict[str, Any]:
     config, devices = plan.request.config, plan.devices
     execution, precision = config.execution, str(config.execution.precision)
     if precision == "auto":
-        precision = measure_precision_at(plan.request.address, devices.device)
+        precision = measure_precision_at(plan.request.address, execution, devices.device)
     return {
         "dropout": config.architecture.dropout,
         "max_length": config.input.max_length,

@@ -302,7 +302,7 @@ def _fixed(layer: Mapping[str, Any], training: TrainingPlan, resources: TrialRes
     if training.model.bundle is not None and not isinstance(layer.get("model"), Space):
         fixed["model"] = str(training.model.bundle)
     if config.execution.precision == "auto" and training.devices.device == "cpu":
-        fixed["precision"] = measure_precision_at(training.request.address, "cpu")
+        fixed["precision"] = measure_precision_at(training.request.address, config.execution, "cpu")
     return fixed
 
 
