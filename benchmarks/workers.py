@@ -5,7 +5,8 @@
 Both sides take the run's own optimizer steps (`training/step.py`) on the same global batches, from the same weights:
 one process with two threads, and two processes with one thread each that reduce the gradient over gloo, as Ray's
 workers do. They take turns; who waits, waits asleep. Beside the rates stands what the plan allows: micro-batches are
-planned globally, and a step lasts as long as its busier rank. Without files the built-in dataset is used.
+planned globally, and a step lasts as long as its busier rank. Then whole trainings take turns, in this process and on
+two Ray workers; their rates are those of their own histories. Without files the built-in dataset is used.
 """
 
 import argparse
@@ -29,6 +30,8 @@ import torch.multiprocessing as mp
 from secauditai.config.files import resolve_config
 from secauditai.data.plan import BatchPlan, assign
 from secauditai.data.tokens import open_token_store
+from secauditai.runs import Run, read_metrics
+from secauditai.training.launch import launch
 from secauditai.training.loop import build_plan
 from secauditai.training.model import build_model
 from secauditai.training.objectives import build_objective
@@ -40,25 +43,31 @@ from secauditai.training.request import TrainRequest
 from secauditai.training.step import Stepper
 
 WORKERS = 2
+WHOLE_STEPS = 60
 
 
-def write_recipe(work: Path, files: list[str], batch_size: int) -> Path:
-    """A prepared run over the mix of the files; the path of its recipe."""
-    data = "security_dataset"
-    if files:
-        (work / "mix").mkdir()
-        for path in map(Path, files):
-            (work / "mix" / path.name).write_bytes(path.read_bytes())
-        data = str(work / "mix")
+def write_mix(work: Path, files: list[str]) -> str:
+    """The data of all files."""
+    if not files:
+        return "security_dataset"
+    (work / "mix").mkdir()
+    for path in map(Path, files):
+        (work / "mix" / path.name).write_bytes(path.read_bytes())
+    return str(work / "mix")
+
+
+def prepare_mix(work: Path, data: str, batch_size: int, **more: int) -> Run:
+    """A prepared run over the data."""
     settings = {
         "data": data,
         "max_length": 512,
         "batch_size": batch_size,
         "precision": "fp32",
         "near_duplicates": False,
+        **more,
     }
     config = resolve_config({"model": "transformer", "model_size": "tiny", "long_code": "truncate", **settings})
-    return prepare_run(plan_training(TrainRequest("finetune", "workers", config, work / "workspace"))).layout.recipe
+    return prepare_run(plan_training(TrainRequest("finetune", "workers", config, work / "workspace")))
 
 
 class Side:
@@ -83,7 +92,7 @@ class Side:
         return time.perf_counter() - started, samples
 
 
-def work(recipe_path: Path, index: int, world_size: int, port: int, orders: Connection) -> None:
+def serve(recipe_path: Path, index: int, world_size: int, port: int, orders: Connection) -> None:
     """A process that trains on demand, until it is told to train no steps."""
     if world_size > 1:
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=index, world_size=world_size)
@@ -106,7 +115,7 @@ class Group:
         self.processes = []
         for index in range(world_size):
             ours, theirs = mp.Pipe()
-            process = mp.get_context("spawn").Process(target=work, args=(recipe_path, index, world_size, port, theirs))
+            process = mp.get_context("spawn").Process(target=serve, args=(recipe_path, index, world_size, port, theirs))
             process.start()
             theirs.close()
             self.orders.append(ours)
@@ -140,6 +149,26 @@ def groups(recipe_path: Path) -> Iterator[dict[int, Group]]:
             group.close()
 
 
+def train_whole(work: Path, data: str, batch_size: int, world_size: int) -> float:
+    """Samples per second of a whole training by its own history, the median of its steps without the first ten."""
+    threads = WORKERS // world_size
+    run = prepare_mix(
+        work, data, batch_size, num_workers=world_size, threads=threads, max_steps=WHOLE_STEPS, log_interval=1
+    )
+    launch(run, in_process=world_size == 1)
+    records = [record for record in read_metrics(run.layout.metrics) if record["kind"] == "train"]
+    return statistics.median(record["samples_per_second"] for record in records[10:])
+
+
+def compare_whole(work: Path, data: str, batch_size: int, rounds: int) -> None:
+    """Print the rates of whole trainings in turn."""
+    pairs = [[train_whole(work, data, batch_size, world_size) for world_size in (1, WORKERS)] for _ in range(rounds)]
+    shown = ", ".join(f"{one:.0f} and {two:.0f}" for one, two in pairs)
+    ratio = statistics.median(two / one for one, two in pairs)
+    print(f"whole trainings of {WHOLE_STEPS} steps, in this process and on {WORKERS} Ray workers: {shown} samples/s")
+    print(f"Ray workers / one process: {ratio:.1%} (median of {rounds} turns; to be at least 85 %)")
+
+
 def balance(recipe: Recipe, steps: int) -> float:
     """The share of the workers' time that the plan can fill, from its own costs."""
     plan = build_plan(recipe, open_token_store(Path(recipe.train_store)), recipe.micro_batch_tokens)
@@ -157,9 +186,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps per turn; few, as machines change speed")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--whole-rounds", type=int, default=5, help="turns of whole trainings")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="workers-") as directory:
-        recipe_path = write_recipe(Path(directory), options.files, options.batch_size)
+        work, data = Path(directory), write_mix(Path(directory), options.files)
+        recipe_path = prepare_mix(work, data, options.batch_size).layout.recipe
         recipe = read_recipe(recipe_path)
         with groups(recipe_path) as sides:
             print(
@@ -185,6 +216,7 @@ def main() -> None:
             f"{high:.0%}; to be at least 85 %)"
         )
         print(f"share of the workers' time that the plan fills: {balance(recipe, options.rounds * options.steps):.1%}")
+        compare_whole(work, data, options.batch_size, options.whole_rounds)
 
 
 if __name__ == "__main__":

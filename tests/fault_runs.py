@@ -127,10 +127,10 @@ def finetune_flags(data: Path, workspace: Path) -> list[object]:
     ]
 
 
-def run_of(workspace: Path) -> Run:
+def run_of(workspace: Path, name: str = NAME) -> Run:
     """The run of a command, as soon as it trains."""
     wait_until(lambda: bool(list((workspace / "runs").glob("*/*/metrics.jsonl"))), "training")
-    return newest_run(workspace, NAME)
+    return newest_run(workspace, name)
 
 
 def left_over(processes: list[psutil.Process], seconds: float) -> list[str]:

@@ -23,6 +23,8 @@ def changes(raw_code: object, read: Sample, refined: Sample) -> int:
         refined: the sample as it goes on.
     """
     text = raw_code if isinstance(raw_code, str) else ""
+    if read is refined and text.isascii() and "\r" not in text:
+        return 0
     unclean = not text.isascii() and (text.startswith("\ufeff") or not unicodedata.is_normalized("NFC", text))
     detected = not read.language and bool(refined.language)
     done = ("\r" in text, unclean, read.code != refined.code, detected)

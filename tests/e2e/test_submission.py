@@ -1,6 +1,7 @@
 """The same command line on a cluster of several nodes, through its Jobs API, from another directory."""
 
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,15 +11,18 @@ from typing import Any
 import pytest
 import yaml
 from conftest import make_samples
+from fault_runs import run_of, wait_for_step
 from ray_head import Head, ray_head, read_state, worker_node
 from tracking_server import Server
 
-from secauditai.runs import newest_run
+from secauditai.runs import newest_run, read_metrics
 from secauditai.training.attempt import AttemptLayout, read_ranks
 from secauditai.training.checkpoint import list_checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 SETTINGS = "--max-length 64 --vocab-size 320 --batch-size 8 --max-steps 6 --num-workers 2 --threads 1 --precision fp32"
+TOKEN = secrets.token_hex(32)
+"""What the cluster asks of everybody."""
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -29,8 +33,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     server = Server(directory)
     server.start()
     try:
-        tracking = {"MLFLOW_TRACKING_URI": server.uri}
-        with ray_head(directory, cpus=2, **tracking) as found, worker_node(found), worker_node(found):
+        variables = {"MLFLOW_TRACKING_URI": server.uri, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        with ray_head(directory, cpus=2, **variables) as found, worker_node(found), worker_node(found):
             yield found
     finally:
         server.stop()
@@ -86,6 +90,7 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
 
     _, listed, _ = run("jobs", "list", *there, "--json")
     assert [job["exit_code"] for job in listed["jobs"]] == [0, 0, 0, 3, 0]
+    assert TOKEN not in json.dumps(listed)
 
     local = tmp_path / "local"
     code, _, told = run("train", "finetune", "--data", "data", *SETTINGS.split(), "--workspace", str(local), "--json")
@@ -98,3 +103,29 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
     assert set(saved) <= set(there)
     assert len(saved) == 1
     assert len(set(here)) == 1
+
+
+def test_a_stopped_job_has_written_a_checkpoint(head: Head, run: Command, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "raw.yaml").write_text(yaml.safe_dump({"samples": make_samples(20)}))
+    shared, endless = tmp_path / "shared", SETTINGS.replace("--max-steps 6", "--max-steps 100000 --log-interval 1")
+    words = ["train", "finetune", "--data", "raw.yaml", *endless.split(), "--workspace", str(shared)]
+    where = ["--address", head.jobs_address]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from secauditai.cli.app import main; main()", *words, *where],
+        cwd=tmp_path / "elsewhere",
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as follower:
+        wait_for_step(stopped := run_of(shared, "trained_model"), 20)
+        (job,) = [job for job in run("jobs", "list", *where, "--json")[1]["jobs"] if job["status"] == "RUNNING"]
+        code, _, told = run("jobs", "stop", job["job_id"], *where)
+        assert code == 0, told
+        said, _ = follower.communicate(timeout=120)
+    assert follower.returncode != 0, said
+    assert "Traceback" not in said
+    assert run("jobs", "status", job["job_id"], *where, "--json")[1]["status"] == "STOPPED"
+    assert stopped.info.status == "stopped"
+    newest = list_checkpoints(stopped.layout.checkpoints)[-1]
+    assert newest.step == max(record["step"] for record in read_metrics(stopped.layout.metrics))

@@ -122,6 +122,49 @@ def raylet(data: Path, directory: Path) -> None:
     cluster.shutdown()
 
 
+def wait_alone(_config: dict[str, str]) -> None:
+    """Let a rank without company not begin step 45: Ray looks for more room only now and then."""
+    import time
+
+    import ray.train
+
+    from secauditai.training.step import Stepper
+
+    real = Stepper.run
+
+    def run(self: Stepper, plan: object, step: int, *, stop: bool) -> object:
+        while step >= 45 and ray.train.get_context().get_world_size() == 1:
+            time.sleep(0.05)
+        return real(self, plan, step, stop=stop)  # type: ignore[arg-type]
+
+    Stepper.run = run  # type: ignore[assignment]
+
+
+def growth(data: Path, directory: Path) -> None:
+    """A node with room for one worker of an elastic range; another one comes in the middle of an epoch."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from secauditai.training import workers
+    from secauditai.training.launch import launch
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    run, said, scaling = start(data, directory, "1-2"), list[str](), workers.scaling
+
+    def often(recipe: Any, cpus: float) -> Any:
+        config = scaling(recipe, cpus)
+        config.elastic_resize_monitor_interval_s = 3.0
+        return config
+
+    Patch().setattr(workers, "scaling", often)
+    sabotage(Patch(), sys.modules[__name__], wait_alone)  # type: ignore[arg-type]
+    at_steps(run, (40, lambda: cluster.add_node(num_cpus=1)))
+    report(run, launch(run, notify=said.append), said)
+    ray.shutdown()
+    cluster.shutdown()
+
+
 def eat(config: dict[str, str]) -> None:
     """Let a micro-batch of more than half the tokens take memory until its worker is killed for it."""
     import time
@@ -173,4 +216,5 @@ def memory(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"preemption": preemption, "raylet": raylet, "memory": memory}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    case = {"preemption": preemption, "raylet": raylet, "growth": growth, "memory": memory}[sys.argv[1]]
+    case(Path(sys.argv[2]), Path(sys.argv[3]))

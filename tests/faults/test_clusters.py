@@ -43,6 +43,13 @@ def test_a_node_that_goes_away_with_notice_is_left_with_a_checkpoint(data: Path,
     assert any("going on with 1 workers instead of 2" in text for text in found["said"])
 
 
+def test_a_node_that_comes_is_trained_on_from_the_newest_checkpoint(data: Path, tmp_path: Path) -> None:
+    found = run_case("growth", data, tmp_path)
+    assert (found["attempts"], found["finished"]) == (1, True)
+    (event,) = [event for event in found["events"] if event["event"] == "world_size"]
+    assert (event["before"], event["now"], event["step"]) == (1, 2, 40)
+
+
 def test_a_node_that_dies_mid_epoch_costs_a_restart_and_not_a_bit(data: Path, tmp_path: Path, undisturbed: Run) -> None:
     found = run_case("raylet", data, tmp_path)
     assert (found["attempts"], found["finished"]) == (2, True)

@@ -69,18 +69,19 @@ class NotCut(Exception):
     """A piece is no list of samples by itself, so its file must be read as one."""
 
 
-def read_yaml_piece(path: Path, piece: Piece) -> list[tuple[int, object]]:
-    """The (line, raw sample) of one piece of a file.
+def read_yaml_piece(path: Path, piece: Piece) -> Iterator[tuple[int, object]]:
+    """Yield the (line, raw sample) of one piece of a file.
 
     Raises:
-        NotCut: when the piece might mean something else than it would in its place in the file.
+        NotCut: when the piece might mean something else than it would in its place in the file; what it has yielded
+            until then is void.
     """
     with path.open("rb") as file:
         file.seek(piece.start)
         content = file.read(piece.end - piece.start)
     try:
-        found = _Reader(io.BytesIO(content), path).piece_samples(piece.column, opens=piece.start == 0)
-        return [(piece.line + line, value) for line, value in found]
+        for line, value in _Reader(io.BytesIO(content), path).piece_samples(piece.column, opens=piece.start == 0):
+            yield piece.line + line, value
     except (yaml.YAMLError, DataError, RecursionError):
         raise NotCut from None
 
