@@ -52,7 +52,7 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, JOBS / "train.py", "--config", "broken.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: broken.yaml: ")
+    assert done.stderr.startswith("Error: broken.yaml:1: ")
     assert "learning_rate" in done.stderr
 
 
