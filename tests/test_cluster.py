@@ -39,6 +39,7 @@ def test_a_command_that_ends_meanwhile_says_only_what_it_has_to() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "bad data\n")
 
 
+@pytest.mark.slow
 def test_a_token_that_is_missing_is_told_and_no_crash_of_the_doctor(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}

@@ -28,6 +28,7 @@ def heavy_imports(arguments: list[str], home: Path) -> set[str]:
     return set(json.loads(done.stderr.strip().splitlines()[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["train", "--help"], ["train", "finetune", "--help"], ["train", "tune", "--help"]]
 )
@@ -35,6 +36,7 @@ def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
     assert heavy_imports(arguments, tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_settings_and_watching_import_nothing_heavy(tmp_path: Path) -> None:
     assert heavy_imports(["train", "config", "create", "--name", "c", "--type", "transformer"], tmp_path) == set()
     assert heavy_imports(["train", "config", "set", "c", "epochs", "3"], tmp_path) == set()
@@ -42,6 +44,7 @@ def test_settings_and_watching_import_nothing_heavy(tmp_path: Path) -> None:
     assert heavy_imports(["train", "monitor", "--model", "watched", "--once"], tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_small_data_needs_nothing_heavy(tmp_path: Path) -> None:
     # pyarrow imports pandas by itself where it is there.
     samples = [

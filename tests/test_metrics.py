@@ -23,6 +23,7 @@ def random_scores(seed: int, n_labels: int = 2, n: int = 80) -> Scores:
     return Scores(random.integers(0, n_labels, n), probabilities.argmax(axis=1), probabilities)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 def test_binary_metrics_equal_scikit_learn(seed: int) -> None:
     s = random_scores(seed)
@@ -76,6 +77,7 @@ def test_weights_count_like_repeated_samples() -> None:
         assert METRICS[name].compute(weighted) == pytest.approx(METRICS[name].compute(repeated)), name
 
 
+@pytest.mark.slow
 def test_threshold_maximises_f1() -> None:
     s = random_scores(7)
     best = fit_threshold(s.targets, s.probabilities[:, 1])

@@ -17,6 +17,8 @@ from secauditai.mirror import address_of, fetch, located, mirror_of, open_mirror
 from secauditai.runs import create_run, list_runs, open_run
 from secauditai.storage import open_storage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:

@@ -12,6 +12,8 @@ from s3_server import S3Server, s3_server
 from secauditai.errors import ClusterError
 from secauditai.storage import Storage, open_storage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:

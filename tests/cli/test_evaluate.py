@@ -30,6 +30,7 @@ def test_a_report_over_a_file_of_the_user_is_refused_before_any_work(cli: Cli, t
     assert (tmp_path / "mine.html").read_text() == "<p>mine"
 
 
+@pytest.mark.slow
 def test_a_model_that_never_saw_comments_is_judged_without_them(cli: Cli, tmp_path: Path) -> None:
     samples = make_samples(3)
     keys = training_keys([str(sample["code"]) for sample in samples])

@@ -12,6 +12,7 @@ from conftest import Cli
 
 from secauditai.data.dataset import Dataset, open_dataset, part_file, write_manifest, write_table
 
+pytestmark = pytest.mark.slow
 Write = Callable[..., Path]
 VALIDATE = ("train", "validate", "--dataset", "samples.yaml")
 CONFLICT = "- {id: x, code: same(), label: safe}\n- {id: y, code: same(), label: vulnerability}\n"

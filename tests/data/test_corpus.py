@@ -49,6 +49,7 @@ def test_python_parses(corpus: list[Sample]) -> None:
             ast.parse(sample.code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"token_pattern": r"\w+|[^\w\s]", "ngram_range": (1, 2), "sublinear_tf": True}, {}]
 )

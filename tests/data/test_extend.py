@@ -15,6 +15,8 @@ from secauditai.data.split import DEFAULT_RATIOS, Split, SplitPlan, split_datase
 from secauditai.data.validate import validate
 from secauditai.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 Raw = dict[str, Any]
 
 

@@ -48,6 +48,7 @@ def families(seed: int, count: int) -> list[str]:
     return codes[:count]
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_clusters_are_those_of_comparing_all_pairs(seed: int) -> None:

@@ -81,6 +81,7 @@ def test_code_with_both_labels(tmp_path: Path, policy: str, kept: list[str], ref
     assert [(row["id"], row["reason"]) for row in rejected] == [(name, "conflict") for name in refused]
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=20)
 @given(st.permutations(make_samples(4) + make_samples(2)))
 def test_the_content_does_not_depend_on_order(
@@ -154,6 +155,7 @@ def test_damage_is_noticed(samples_yaml: Write, tmp_path: Path) -> None:
         open_dataset(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_killing_prepare_leaves_no_half_output(samples_yaml: Write, tmp_path: Path) -> None:
     path = samples_yaml(400)
     arguments = ["train", "prepare", "--dataset", str(path), "--output", "out"]
@@ -177,6 +179,7 @@ def test_validate_names_place_and_sample(tmp_path: Path) -> None:
     assert finding.where.startswith(f"{tmp_path}/s.yaml:")
 
 
+@pytest.mark.slow
 def test_open_data_takes_every_way_to_name_data(
     samples_yaml: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

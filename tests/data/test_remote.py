@@ -15,6 +15,8 @@ from secauditai.data.prepare import prepare
 from secauditai.data.remote import list_remote
 from secauditai.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:

@@ -45,6 +45,7 @@ def test_clusters_never_straddle_and_order_does_not_matter(groups: list[int], se
     assert assign_stratified(members, DEFAULT_RATIOS, seed).chosen == chosen
 
 
+@pytest.mark.slow
 def test_splits_are_stratified_and_proved(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"samples": make_samples(100)}))
     prepare(str(tmp_path / "s.yaml"), tmp_path / "d")
@@ -179,6 +180,7 @@ def test_folds_share_no_cluster(tmp_path: Path) -> None:
     assert open_data(str(tmp_path / "d" / "fold_3"), cache=tmp_path / "cache").table().num_rows == 10
 
 
+@pytest.mark.slow
 def test_extending_keeps_what_was_and_refuses_bridges(tmp_path: Path) -> None:
     old = split_dataset(prepared(tmp_path, make_samples(60), "old"), SplitPlan()).dataset
     where = {name: set(old.table(name).column("group").to_pylist()) for name in old.splits()}
@@ -258,6 +260,7 @@ def test_ray_data_writes_the_same_splits(tmp_path: Path, ray_cluster: str) -> No
         assert here.dataset.table(name) == there.dataset.table(name)
 
 
+@pytest.mark.slow
 def test_no_pair_across_splits_is_near_by_brute_force(tmp_path: Path) -> None:
     source, samples = random.Random(3), []
     for number in range(250):

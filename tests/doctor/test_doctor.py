@@ -63,6 +63,7 @@ def checks(result: Any) -> dict[str, Any]:
     return {check["check"]: check for check in json.loads(result.out)["checks"]}
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_fine_passes(cli: Cli, workspace: Path) -> None:
     result = cli("doctor", "--min-free-gb", 0.001, "--json")
     assert result.code == 0, result.err
@@ -87,6 +88,7 @@ def test_planted_faults_are_found_with_exit_3(cli: Cli, monkeypatch: pytest.Monk
     assert "offline mode is on" in failed["hub"]
 
 
+@pytest.mark.slow
 def test_a_cached_model_needs_no_hub(cli: Cli, tiny_hub: Path) -> None:
     assert checks(cli("doctor", "--model", "codebert", "--min-free-gb", 0, "--json"))["hub"]["result"] == "ok"
 

@@ -60,6 +60,7 @@ def test_samples_that_stand_alone_do_not_leak() -> None:
     assert random_split_leak(["a", "b"], ["safe", "safe"]) is None
 
 
+@pytest.mark.slow
 def test_a_split_dataset_is_reported_with_its_splits(tmp_path: Path) -> None:
     spec = write(tmp_path / "s.yaml", make_samples(30))
     prepared = prepare(spec, tmp_path / "d", CleaningSettings(near_duplicates=False))
@@ -122,6 +123,7 @@ def test_of_much_data_a_part_is_drawn_whatever_its_order(tmp_path: Path) -> None
 # Duplicates, conflicts, lengths
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_counted_and_shown(tmp_path: Path) -> None:
     samples = make_samples(20)
     samples.append({**samples[0], "id": "again"})
@@ -149,6 +151,7 @@ def test_what_is_wrong_is_counted_and_shown(tmp_path: Path) -> None:
         assert count_findings(material.validation.findings, "conflict") == 2
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_shown(tmp_path: Path) -> None:
     body = "\n".join(f"call_{number}(argument_{number})" for number in range(30))
     samples = [{"id": f"s{n}", "code": f"{body}\nlast_{n}()", "label": ("safe", "vulnerability")[n]} for n in (0, 1)]
@@ -179,6 +182,7 @@ def test_kinds_of_findings() -> None:
 # The page
 
 
+@pytest.mark.slow
 def test_everything_is_escaped_and_secrets_are_masked(tmp_path: Path) -> None:
     samples = make_samples(12)
     for sample in samples:
@@ -197,6 +201,7 @@ def test_everything_is_escaped_and_secrets_are_masked(tmp_path: Path) -> None:
     assert text.count("<svg") == 6
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_every_time(tmp_path: Path) -> None:
     spec = write(tmp_path / "s.yaml", make_samples(20))
     assert page(spec) == page(spec)

@@ -73,6 +73,7 @@ def test_secrets_in_shown_code_are_masked(evaluation: Evaluation) -> None:
     assert SECRET not in page
 
 
+@pytest.mark.slow
 def test_a_page_replaces_a_page_and_nothing_else(evaluation: Evaluation, tmp_path: Path) -> None:
     page, data = tmp_path / "report.html", tmp_path / "samples.yaml"
     write_report(evaluation, page, history=[])

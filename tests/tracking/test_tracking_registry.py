@@ -14,6 +14,8 @@ from secauditai.tracking.registry import ModelVersion, list_models, register_bun
 from secauditai.tracking.runs import create_run
 from secauditai.tracking.store import open_store, tracking_uri
 
+pytestmark = pytest.mark.slow
+
 
 def register(workspace: Path, bundle: Path, name: str, run_id: str = "r1", **tags: str) -> ModelVersion:
     mlflow_run_id = create_run(workspace, name=name, params={}, tags={})

@@ -92,6 +92,7 @@ def test_files_and_tags_are_stored_with_the_run(tracked: Path, tmp_path: Path) -
     assert client.get_run(run_id).data.tags["model_version"] == "3"
 
 
+@pytest.mark.slow
 def test_finishing_never_raises(tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not finish_run(tracked, None, "finished")
     assert not finish_run(tracked, "0" * 32, "finished")

@@ -105,6 +105,7 @@ def test_an_outage_is_ridden_out(tracked: Path, run_id: str, file: Path, tmp_pat
         assert [row[0] for row in database.execute(query, (run_id,))] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_closing_while_mlflow_is_down_is_bounded_and_says_what_is_missing(run_id: str, file: Path) -> None:
     write(file, range(1, 6))
     with socket.socket() as closed:
@@ -143,6 +144,7 @@ def test_two_shippers_of_one_run_make_no_duplicates(tracked: Path, run_id: str, 
     assert steps(tracked, run_id, "train/loss") == list(range(1, 400))
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_waited_for(tracked: Path, run_id: str, file: Path) -> None:
     write(file, range(1, 4))
     with closing(sqlite3.connect(tracked / "mlflow.db", check_same_thread=False)) as other:

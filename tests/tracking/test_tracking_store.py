@@ -80,6 +80,7 @@ def test_a_path_that_mlflow_cannot_open_is_refused(tmp_path: Path, monkeypatch: 
         open_store(tmp_path / "50%")
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_an_error_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_workspace_keeps_its_id(tmp_path: Path) -> None:
         read_workspace_id(tmp_path)
 
 
+@pytest.mark.slow
 def test_calls_are_repeated_while_mlflow_is_down_but_not_when_it_refuses() -> None:
     from mlflow.exceptions import MlflowException
 

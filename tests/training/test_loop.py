@@ -19,6 +19,8 @@ from secauditai.training.launch import launch, training_finished
 from secauditai.training.objectives import Classification
 from secauditai.training.recipe import read_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

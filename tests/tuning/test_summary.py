@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from secauditai.tuning.ledger import FAILED, FINISHED, STOPPED, Ledger, Trial, TrialRun
 from secauditai.tuning.samplers import choose_settings
 from secauditai.tuning.summary import parameter_importance, read_curve, render_summary, write_summary
@@ -37,6 +39,7 @@ def test_importance_compares_trials_at_the_validation_all_reached(tmp_path: Path
     assert parameter_importance(ledger, dict(list(curves.items())[:3])) == {}
 
 
+@pytest.mark.slow
 def test_the_page_shows_all_trials_and_escapes_what_others_wrote(tmp_path: Path) -> None:
     ledger = a_sweep(tmp_path, 6)
     page = render_summary(ledger)
