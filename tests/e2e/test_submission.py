@@ -118,11 +118,14 @@ def test_a_stopped_job_has_written_a_checkpoint(head: Head, run: Command, tmp_pa
         stderr=subprocess.STDOUT,
         text=True,
     ) as follower:
-        wait_for_step(stopped := run_of(shared, "trained_model"), 20)
-        (job,) = [job for job in run("jobs", "list", *where, "--json")[1]["jobs"] if job["status"] == "RUNNING"]
-        code, _, told = run("jobs", "stop", job["job_id"], *where)
-        assert code == 0, told
-        said, _ = follower.communicate(timeout=120)
+        try:
+            wait_for_step(stopped := run_of(shared, "trained_model"), 20)
+            (job,) = [job for job in run("jobs", "list", *where, "--json")[1]["jobs"] if job["status"] == "RUNNING"]
+            code, _, told = run("jobs", "stop", job["job_id"], *where, "--json")
+            assert code == 0, told
+            said, _ = follower.communicate(timeout=120)
+        finally:
+            follower.kill()
     assert follower.returncode != 0, said
     assert "Traceback" not in said
     assert run("jobs", "status", job["job_id"], *where, "--json")[1]["status"] == "STOPPED"
