@@ -123,7 +123,7 @@ def test_a_stopped_job_has_written_a_checkpoint(head: Head, run: Command, tmp_pa
             (job,) = [job for job in run("jobs", "list", *where, "--json")[1]["jobs"] if job["status"] == "RUNNING"]
             code, _, told = run("jobs", "stop", job["job_id"], *where, "--json")
             assert code == 0, told
-            said, _ = follower.communicate(timeout=120)
+            said, _ = follower.communicate(timeout=240)
         finally:
             follower.kill()
     assert follower.returncode != 0, said

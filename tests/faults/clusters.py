@@ -86,6 +86,12 @@ def hold(config: dict[str, str]) -> None:
     Stepper.run = run  # type: ignore[assignment]
 
 
+def join(cluster: Any) -> subprocess.Popen[bytes]:
+    """Start another node with one CPU."""
+    words = ["start", "--address", cluster.address, "--num-cpus", "1", "--block"]
+    return subprocess.Popen([str(Path(sys.executable).with_name("ray")), *words], stdout=subprocess.DEVNULL)
+
+
 def raylet(data: Path, directory: Path) -> None:
     """Two nodes with a worker each; the raylet of one is killed in the middle of an epoch, and another node comes."""
     import ray
@@ -104,10 +110,7 @@ def raylet(data: Path, directory: Path) -> None:
         process.process.kill()
         wait_until(lambda: len([node for node in ray.nodes() if node["Alive"]]) == 1, "the death of the node", 120)
         (run.root / "node_died").touch()
-        words = ["start", "--address", cluster.address, "--num-cpus", "1", "--block"]
-        another.append(
-            subprocess.Popen([str(Path(sys.executable).with_name("ray")), *words], stdout=subprocess.DEVNULL)
-        )
+        another.append(join(cluster))
 
     villain, another = at_steps(run, (40, kill)), list[subprocess.Popen[bytes]]()
     try:
@@ -159,8 +162,15 @@ def growth(data: Path, directory: Path) -> None:
 
     Patch().setattr(workers, "scaling", often)
     sabotage(Patch(), sys.modules[__name__], wait_alone)  # type: ignore[arg-type]
-    at_steps(run, (40, lambda: cluster.add_node(num_cpus=1)))
-    report(run, launch(run, notify=said.append), said)
+    another = list[subprocess.Popen[bytes]]()
+    at_steps(run, (40, lambda: another.append(join(cluster))))
+    try:
+        result = launch(run, notify=said.append)
+    finally:
+        for process in another:
+            process.terminate()
+            process.wait(60)
+    report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
 
