@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ logger = logging.getLogger("secauditai.cluster")
 IN_RAY_JOB = "SECAUDITAI_IN_RAY_JOB"
 """Set in a job's processes that start workers of their own: Ray tells only the entry point that it is in a job."""
 TOKEN_HINT = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put the cluster's token into ~/.ray/auth_token."
+ANSWER_SECONDS = 10.0
+"""Within which a cluster's address takes a connection."""
 SILENT_SECONDS = 15.0
 """After which a wait for resources is told."""
 HEAD_MARK = "node:__internal_head__"
@@ -128,6 +131,7 @@ def ensure_ray(address: str | None = None) -> Cluster:
 
 
 def _connect(ray: Any, address: str) -> None:
+    _check_listening(address)
     # A local session takes token authentication by itself, and would say so on every start.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if threading.current_thread() is not threading.main_thread():
@@ -144,8 +148,24 @@ def _connect(ray: Any, address: str) -> None:
         told = error.message.splitlines()[0].rstrip(".")
         raise ClusterError(f"no access to the Ray cluster at {address}: {told}", hint=TOKEN_HINT) from None
     except (ConnectionError, ValueError, RuntimeError) as error:
-        hint = "Start one with `ray start --head`, or leave --address out to run on this machine."
-        raise ClusterError(f"no Ray cluster answers at {address}: {error}".splitlines()[0], hint=hint) from None
+        raise _no_answer(address, str(error)) from None
+
+
+def _check_listening(address: str) -> None:
+    """Refuse a host and port where nothing listens, which Ray itself would call for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_answer(address, str(error)) from None
+
+
+def _no_answer(address: str, reason: str) -> ClusterError:
+    given = "unset RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else "leave --address out"
+    hint = f"Start one with `ray start --head`, or {given} to run on this machine."
+    return ClusterError(f"no Ray cluster answers at {address}: {reason}".splitlines()[0], hint=hint)
 
 
 def in_ray_job() -> bool:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,21 @@ def hold(config: dict[str, str]) -> None:
     Stepper.run = run  # type: ignore[assignment]
 
 
-def join(cluster: Any) -> subprocess.Popen[bytes]:
-    """Start another node with one CPU."""
+@contextmanager
+def joining(cluster: Any) -> Iterator[Callable[[], None]]:
+    """What starts another node with one CPU, which ends with the context."""
     words = ["start", "--address", cluster.address, "--num-cpus", "1", "--block"]
-    return subprocess.Popen([str(Path(sys.executable).with_name("ray")), *words], stdout=subprocess.DEVNULL)
+    joined = list[subprocess.Popen[bytes]]()
+
+    def join() -> None:
+        joined.append(subprocess.Popen([str(Path(sys.executable).with_name("ray")), *words], stdout=subprocess.DEVNULL))
+
+    try:
+        yield join
+    finally:
+        for process in joined:
+            process.terminate()
+            process.wait(60)
 
 
 def raylet(data: Path, directory: Path) -> None:
@@ -105,21 +118,17 @@ def raylet(data: Path, directory: Path) -> None:
     run, said = start(data, directory), list[str]()
     sabotage(Patch(), sys.modules[__name__], hold)  # type: ignore[arg-type]
 
-    def kill() -> None:
+    def kill_and_join() -> None:
         (process,) = second.all_processes["raylet"]
         process.process.kill()
         wait_until(lambda: len([node for node in ray.nodes() if node["Alive"]]) == 1, "the death of the node", 120)
         (run.root / "node_died").touch()
-        another.append(join(cluster))
+        join()
 
-    villain, another = at_steps(run, (40, kill)), list[subprocess.Popen[bytes]]()
-    try:
+    with joining(cluster) as join:
+        villain = at_steps(run, (40, kill_and_join))
         result = launch(run, notify=said.append)
         villain.join()
-    finally:
-        for process in another:
-            process.terminate()
-            process.wait(60)
     report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
@@ -162,14 +171,9 @@ def growth(data: Path, directory: Path) -> None:
 
     Patch().setattr(workers, "scaling", often)
     sabotage(Patch(), sys.modules[__name__], wait_alone)  # type: ignore[arg-type]
-    another = list[subprocess.Popen[bytes]]()
-    at_steps(run, (40, lambda: another.append(join(cluster))))
-    try:
+    with joining(cluster) as join:
+        at_steps(run, (40, join))
         result = launch(run, notify=said.append)
-    finally:
-        for process in another:
-            process.terminate()
-            process.wait(60)
     report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
