@@ -37,7 +37,7 @@ def loop(config):
     with open(f"{config['output']}/entered_{rank}", "w") as file:
         file.write(repr(time.time()))
 
-ray.init(include_dashboard=False, log_to_driver=False)
+ray.init(address="local", include_dashboard=False, log_to_driver=False)
 TorchTrainer(
     loop,
     train_loop_config={"output": sys.argv[1]},
