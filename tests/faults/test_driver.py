@@ -22,12 +22,13 @@ def test_a_driver_is_killed_then_stopped_and_resumed_bit_for_bit(data: Path, tmp
     killed.kill()
     killed.communicate()
     assert left_over(ranks, 10) == []
+    assert left_over(family, 120) == []
 
     stopped = command(*resume)
     # The history may hold the step already: only with ranks of its own does the new driver listen.
     wait_until(lambda: run_of(tmp_path).info.pid == stopped.pid and len(rank_pids(run_of(tmp_path))) == 2, "ranks")
     wait_for_step(run_of(tmp_path), 60)
-    family += psutil.Process(stopped.pid).children(recursive=True)
+    family = psutil.Process(stopped.pid).children(recursive=True)
     stopped.send_signal(signal.SIGTERM)
     said, _ = stopped.communicate()
     assert stopped.returncode == 0, said
