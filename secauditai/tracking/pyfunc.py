@@ -1,11 +1,13 @@
 """The code that MLflow stores with every registered model and runs when the model is loaded.
 
-Self-contained: it is executed where nothing of this package is installed. It repeats, on purpose, how code becomes
-windows (`secauditai.data.windows`) and batches (`secauditai.models.predict`); tests compare the two. Never import it;
-`secauditai.tracking.packaging` passes its path to MLflow.
+Self-contained: it is executed where nothing of this package is installed. It repeats, on purpose, how code is
+normalised (`secauditai.data.schema`) and becomes windows (`secauditai.data.windows`) and batches
+(`secauditai.models.predict`); tests compare the two. Never import it; `secauditai.tracking.packaging` passes its path
+to MLflow.
 """
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ class SecurityModel(PythonModel):
 
 
 def read_codes(frame: pd.DataFrame) -> list[str]:
-    """The `code` column as text.
+    """The `code` column as text, normalised.
 
     Raises:
         MlflowException: when it is missing or a value is not text.
@@ -98,7 +100,13 @@ def read_codes(frame: pd.DataFrame) -> list[str]:
             code.encode()
         except UnicodeEncodeError:
             raise MlflowException.invalid_parameter_value(f"Row {row}: `code` is not valid Unicode.") from None
-    return codes
+    return [normalise(code) for code in codes]
+
+
+def normalise(code: str) -> str:
+    """Unify line ends and unicode (NFC), drop a byte order mark and trailing blank lines."""
+    code = unicodedata.normalize("NFC", code.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff"))
+    return code.rstrip("\n") + "\n"
 
 
 def cut(tokens: Array, card: dict[str, Any]) -> list[Array]:

@@ -1,3 +1,4 @@
+import json
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -6,13 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tracking.samples import CODES, HEADS, write_bundle
+from conftest import Cli
+from hypothesis import given
+from hypothesis import strategies as st
+from tracking.samples import CODES, write_bundle
 
+from secauditai.data.schema import normalise_code
 from secauditai.data.windows import Windowing, stack_windows
 from secauditai.models.bundle import open_bundle
-from secauditai.models.predict import build_scorer, predict, score
+from secauditai.models.predict import build_scorer, score
 from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.packaging import CODE_FILE
+
+ODD = ["a = 1\r\nb = 2\r\n", "a\rb", "no_final_newline = 1", "s = 'e\u0301'\n", "\ufeffx = 1\n", "x = 1\n\n\n"]
+"""Code as files and clients of all kinds bring it."""
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +53,28 @@ def test_windows_are_those_of_training(code: ModuleType, long_code: str, max_len
         np.testing.assert_array_equal(mine, expected)
 
 
+@given(st.text(st.one_of(st.sampled_from("a \n\r\ufeff\u0301\u1100\u1161e"), st.characters(codec="utf-8"))))
+def test_code_is_normalised_as_everywhere(code: ModuleType, text: str) -> None:
+    assert code.read_codes(pd.DataFrame({"code": pd.Series([text], dtype=object)})) == [normalise_code(text)]
+
+
 @pytest.mark.parametrize("long_code", ["windows", "truncate", "head-tail"])
-def test_predictions_are_those_of_predict(code: ModuleType, tmp_path: Path, long_code: str) -> None:
-    root = write_bundle(tmp_path / "bundle", long_code=long_code)
-    frame = open_model(code, root).predict(pd.DataFrame({"code": CODES}, index=range(5, 5 + len(CODES))))
-    expected = predict(open_bundle(root), CODES, backend="onnx")
-    detection = "vulnerability_detection"
-    np.testing.assert_allclose(frame["score"], expected.probabilities[detection][:, 1], rtol=1e-6)
-    assert list(frame["label"]) == [HEADS[detection][number] for number in expected.decisions[detection]]
-    for task, column in [("category_classification", "category"), ("severity_prediction", "severity")]:
-        assert list(frame[column]) == [HEADS[task][number] for number in expected.decisions[task]]
-        np.testing.assert_allclose(frame[f"{column}_score"], expected.probabilities[task].max(axis=1), rtol=1e-6)
-    assert list(frame.index) == list(range(5, 5 + len(CODES)))
+def test_predictions_are_those_of_predict(code: ModuleType, cli: Cli, tmp_path: Path, long_code: str) -> None:
+    root, codes = write_bundle(tmp_path / "bundle", long_code=long_code), [*filter(None, CODES), *ODD]
+    (tmp_path / "codes.jsonl").write_text("".join(json.dumps({"code": code}) + "\n" for code in codes))
+    arguments = ("--model", root, "--data", "codes.jsonl", "--output", "scores.jsonl", "--backend", "onnx")
+    assert (done := cli("train", "predict", *arguments)).code == 0, done.err
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    expected = pd.DataFrame(rows, index=range(5, 5 + len(codes))).drop(columns="id")
+    frame = open_model(code, root).predict(pd.DataFrame({"code": codes}, index=expected.index))
+    pd.testing.assert_frame_equal(frame, expected, check_dtype=False, rtol=1e-5)
 
 
 def test_an_encoder_returns_embeddings(code: ModuleType, tmp_path: Path) -> None:
     root = write_bundle(tmp_path / "encoder", kind="encoder")
     opened = open_bundle(root)
-    expected = score(build_scorer(opened, "onnx"), opened.tokenizer, opened.card.windowing, CODES)["sample_embedding"]
+    codes = [normalise_code(code) for code in CODES]
+    expected = score(build_scorer(opened, "onnx"), opened.tokenizer, opened.card.windowing, codes)["sample_embedding"]
     model = open_model(code, root)
     np.testing.assert_allclose(np.array(model.predict(pd.DataFrame({"code": CODES}))["embedding"].tolist()), expected)
     assert model.predict(pd.DataFrame({"code": []}))["embedding"].tolist() == []
