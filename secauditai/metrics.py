@@ -145,6 +145,8 @@ class Metric:
     name: str
     compute: Callable[[Scores], Number]
     higher_is_better: bool = True
+    two_labels_only: bool = False
+    """Whether it is undefined with more."""
 
     @property
     def help(self) -> str:
@@ -156,7 +158,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         *(Metric(f.__name__, f) for f in (accuracy, precision, recall, f1, macro_f1, mcc, roc_auc, average_precision)),
-        *(Metric(f.__name__, f) for f in (balanced_accuracy, specificity)),
+        *(Metric(f.__name__, f, two_labels_only=f is specificity) for f in (balanced_accuracy, specificity)),
         *(Metric(f.__name__, f, higher_is_better=False) for f in (loss, brier, ece)),
     )
 }

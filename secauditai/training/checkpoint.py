@@ -65,6 +65,8 @@ class TrainState:
 
     global_step: int = 0
     best_value: float | None = None
+    """The selection metric; None while no validation has defined it, and the loss decides."""
+    best_loss: float | None = None
     best_step: int | None = None
     stale_validations: int = 0
     """Validations since the best one."""

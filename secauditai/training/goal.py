@@ -1,14 +1,19 @@
 """What a run predicts, and which validation metric picks its best checkpoint."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from secauditai.config.settings import TrainConfig
 from secauditai.data.schema import LABELS, SEVERITIES, TASK_COLUMNS
 from secauditai.errors import DataError
+from secauditai.metrics import METRICS, Scores
+from secauditai.training.health import Finding
 
 if TYPE_CHECKING:
+    from secauditai.training.checkpoint import TrainState
     from secauditai.training.preparation import TrainingPlan
 
 RANKING = ("roc_auc", "average_precision")
@@ -36,14 +41,23 @@ def check_selection(config: TrainConfig, heads: dict[str, list[str]], val: pa.Ta
     """Make sure that the metric that was asked for can be measured.
 
     Raises:
-        DataError: when the validation split, of the dataset `where`, leaves it undefined.
+        DataError: when the number of labels or the validation split, of the dataset `where`, leaves it undefined.
     """
     wanted, label = config.selection.selection_metric, _only_label(heads, val)
-    if wanted in RANKING and label is not None:
+    if wanted == "auto" or not heads:
+        return
+    task, labels = next(iter(heads.items()))
+    if METRICS[wanted].two_labels_only and len(labels) > 2:
+        raise DataError(
+            f"{wanted} is for two labels only, and {task} has {len(labels)} here",
+            where=where,
+            hint="Choose another metric, such as f1 or balanced_accuracy.",
+        )
+    if label is not None and _is_undefined(wanted, labels, label):
         raise DataError(
             f"{wanted} is undefined: all validation samples are labelled {label!r}",
             where=where,
-            hint="Take more data, or choose another --selection-metric.",
+            hint="Take more data, or choose another metric.",
         )
 
 
@@ -65,6 +79,35 @@ def notices_of_selection(plan: "TrainingPlan") -> list[str]:
         return []
     label = _only_label(plan.heads, plan.val)
     return [f"All validation samples are labelled {label!r}: the best checkpoint is that of the smallest loss"]
+
+
+def is_better(metric: str, found: Mapping[str, float], state: "TrainState") -> bool:
+    """Whether a validation beats the best so far: by the metric, or by the loss while the metric is undefined."""
+    value, loss = found.get(metric), found.get("loss")
+    if state.best_step is None:
+        return True
+    if value is not None:
+        sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+        return state.best_value is None or sign * value > sign * state.best_value
+    if state.best_value is not None or loss is None:
+        return False
+    return state.best_loss is None or loss < state.best_loss
+
+
+def undefined_goal(metric: str) -> Finding:
+    """What is told when the first validation leaves the metric undefined."""
+    told = (
+        f"{metric} is undefined on the validation split; until it is not, the smallest loss picks the best checkpoint"
+    )
+    return Finding("undefined_metric", told, {"metric": metric})
+
+
+def _is_undefined(metric: str, labels: Sequence[str], label: str) -> bool:
+    """Whether samples of one label leave it undefined, even for a model that is always right."""
+    if metric in RANKING or label not in labels:
+        return True
+    number = np.array([labels.index(label)])
+    return METRICS[metric].compute(Scores(number, number, np.eye(len(labels))[number])) is None
 
 
 def _only_label(heads: dict[str, list[str]], val: pa.Table) -> str | None:

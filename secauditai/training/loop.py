@@ -16,10 +16,10 @@ from torch import nn
 from secauditai.data.plan import BatchPlan
 from secauditai.data.tokens import TokenStore, open_token_store
 from secauditai.errors import RunError, SecAuditError
-from secauditai.metrics import METRICS
 from secauditai.runs import RunLayout
 from secauditai.training.attempt import AttemptLayout, write_failure
 from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
+from secauditai.training.goal import is_better, undefined_goal
 from secauditai.training.health import Finding, Health, non_finite_validation
 from secauditai.training.journal import Journal, open_journal
 from secauditai.training.memory import budget_at, halved, read_budgets, write_budgets
@@ -207,12 +207,12 @@ class Loop:
         self.state.health = self.health.state()
         if self.after_validation is not None and self._asked_to_stop(self.after_validation, metrics):
             self.state.stopped_by = "sweep"
-        value = metrics.get(self.recipe.selection_metric)
-        best = self.state.best_value
-        sign = 1.0 if METRICS[self.recipe.selection_metric].higher_is_better else -1.0
-        better = value is not None and (best is None or sign * value > sign * best)
-        if better or self.state.best_step is None:
-            self.state.best_value, self.state.best_step, self.state.stale_validations = value, self.state.global_step, 0
+        goal, state = self.recipe.selection_metric, self.state
+        if state.best_step is None and goal not in metrics:
+            self._tell(undefined_goal(goal))
+        if is_better(goal, metrics, state):
+            state.best_value, state.best_loss = metrics.get(goal), metrics.get("loss")
+            state.best_step, state.stale_validations = state.global_step, 0
             return True
         self.state.stale_validations += 1
         return False

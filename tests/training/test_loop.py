@@ -14,7 +14,7 @@ from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tokens import open_token_store
 from secauditai.errors import RunError
 from secauditai.runs import Run, read_metrics
-from secauditai.training.checkpoint import list_checkpoints
+from secauditai.training.checkpoint import list_checkpoints, read_state
 from secauditai.training.launch import launch, training_finished
 from secauditai.training.objectives import Classification
 from secauditai.training.recipe import read_recipe
@@ -136,6 +136,20 @@ def test_early_stopping_ends_the_run(data: Path, tmp_path: Path) -> None:
     launch(run)
     assert training_finished(run)
     assert list_checkpoints(run.layout.checkpoints)[-1].step < read_recipe(run.layout.recipe).total_steps
+
+
+def test_a_metric_that_stays_undefined_leaves_the_choice_to_the_loss(data: Path, tmp_path: Path) -> None:
+    settings = {"selection_metric": "precision", "learning_rate": 1e-4, "max_steps": 12, "eval_interval": 3}
+    run = new_run(data, tmp_path, **settings)
+    launch(run)
+    records = read_metrics(run.layout.metrics)
+    losses = {record["step"]: record["loss"] for record in records if record["kind"] == "val"}
+    assert not [record for record in records if "precision" in record]  # nothing is called a vulnerability
+    state = read_state(list_checkpoints(run.layout.checkpoints)[-1])
+    assert min(losses, key=losses.__getitem__) == state.best_step != 3
+    assert state.best_value is None
+    told = [record["step"] for record in records if record.get("event") == "undefined_metric"]
+    assert told == [3]
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_samples_and_checkpoint(

@@ -85,6 +85,17 @@ def test_validation_samples_of_one_label_choose_by_loss(tmp_path: Path) -> None:
     assert "All validation samples are labelled 'safe'" in recipe.notices[-1]
     with pytest.raises(DataError, match="roc_auc is undefined: all validation samples are labelled 'safe'"):
         plan(tmp_path / "w", data=str(tmp_path / "data"), selection_metric="roc_auc")
+    with pytest.raises(DataError, match="recall is undefined: all validation samples are labelled 'safe'"):
+        plan(tmp_path / "w", data=str(tmp_path / "data"), selection_metric="recall")
+    assert plan(tmp_path / "w", data=str(tmp_path / "data"), selection_metric="specificity").heads
+
+
+def test_a_metric_of_two_labels_cannot_choose_among_more(tmp_path: Path) -> None:
+    data = str(write_dataset(tmp_path))
+    told = r"specificity is for two labels only, and severity_prediction has \d here"
+    with pytest.raises(DataError, match=told):
+        plan(tmp_path / "w", data=data, task="severity_prediction", selection_metric="specificity")
+    assert plan(tmp_path / "w", data=data, task="multi_task", selection_metric="specificity").heads
 
 
 def test_windows_too_long_for_a_bundle_are_refused_in_the_plan(tmp_path: Path) -> None:

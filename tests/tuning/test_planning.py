@@ -7,7 +7,7 @@ from training_runs import SMALL, write_dataset
 
 from secauditai.cluster import Capacity
 from secauditai.config.files import NamedConfigs, parse_layer
-from secauditai.errors import ConfigError
+from secauditai.errors import ConfigError, DataError
 from secauditai.tuning.ledger import Ledger
 from secauditai.tuning.planning import SweepRequest, TrialResources, check_metric, plan_sweep
 
@@ -99,6 +99,13 @@ def test_a_configuration_of_the_user_is_not_replaced_by_the_best_trial(data: Pat
     path.write_text("")
     with pytest.raises(ConfigError, match="no sweep here has made it"):
         plan_sweep(request(data, tmp_path))
+
+
+def test_a_goal_that_is_never_defined_is_refused(data: Path, tmp_path: Path) -> None:
+    asked = request(data, tmp_path)
+    layer = {**asked.layer, "task": "severity_prediction"}
+    with pytest.raises(DataError, match="specificity is for two labels only, and severity_prediction has"):
+        plan_sweep(replace(asked, layer=layer, metric="specificity"))
 
 
 def test_the_goal_is_one_known_metric() -> None:
