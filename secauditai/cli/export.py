@@ -122,4 +122,4 @@ def _codes(data: str | None, run_id: str, workspace: Path, *, comments: bool) ->
     codes: list[str] = labelled_for_scoring(dataset, comments=comments).column("code").to_pylist()
     step = max(1, len(codes) // VERIFIED_SAMPLES)
     ordered = sorted(codes, key=len)
-    return [*ordered[::step], *ordered[-1:]]
+    return [*ordered[:-1:step], *ordered[-1:]]

@@ -1,8 +1,9 @@
 """Verification of an exported file: is it whole, does it say what it is, and does it decide as the torch model does?"""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import numpy as np
 from secauditai.errors import ModelError
 from secauditai.export.onnx import CARD_KEY, INPUTS, describe, output_names, read_card
 from secauditai.models.bundle import Bundle, BundleCard
-from secauditai.models.predict import DETECTION, Float32, OnnxScorer, Scorer, TorchScorer, score, softmax
+from secauditai.models.predict import (
+    DETECTION,
+    TOKENS_PER_BATCH,
+    Float32,
+    Int64,
+    OnnxScorer,
+    Scorer,
+    TorchScorer,
+    score_windows,
+    softmax,
+)
 from secauditai.progress import Progress, silent
 
 MAX_DIFFERENCE = 1e-3
@@ -21,6 +32,8 @@ CLOSE_TO_THRESHOLD = 1e-4
 PASSED, FAILED, SKIPPED = "ok", "failed", "skipped"
 COMPARED, COMPARED_ALONE = 32, 8
 """Samples that are compared in batches, and how many of these each on its own as well."""
+MANY_WINDOWS = 8
+"""The most windows that samples are joined to; more cost time and tell nothing new."""
 SYNTHETIC = ["def add(a, b):\n    return a + b\n", "int main(void) {\n  return 0;\n}\n", "x = 1\n"]
 
 
@@ -31,6 +44,8 @@ class Verification:
     checks: list[dict[str, str]] = field(default_factory=list)
     max_abs_diff: float | None = None
     decision_agreement: float | None = None
+    samples_by_windows: dict[int, int] = field(default_factory=dict)
+    """Number of windows to how many samples of so many were compared with torch."""
 
     @property
     def ok(self) -> bool:
@@ -142,18 +157,19 @@ def _check_shapes(scorer: Scorer, card: BundleCard, result: Verification) -> boo
 
 def _compare(scorer: Scorer, bundle: Bundle, codes: list[str], result: Verification, progress: Progress) -> None:
     """Score the same samples with both, in batches of one and of many."""
-    card, tokenizer = bundle.card, bundle.tokenizer
+    card, special_ids = bundle.card, bundle.tokenizer.special_ids
+    tokens = [np.asarray(row, dtype=np.int64) for row in bundle.tokenizer.encode(codes)]
+    samples, joined = [card.windowing.cut(row) for row in tokens], _join(tokens, card)
     torch_scorer = TorchScorer(bundle)
     difference, agreed, decided = 0.0, 0, 0
-    windows = card.windowing.counts([len(row) for row in tokenizer.encode(codes)])
-    alone = _spread(codes, COMPARED_ALONE)
-    for chosen, budget in ((alone, 1), (codes, 16_384)):
+    alone = [samples[place] for place in _places(len(samples), COMPARED_ALONE)]
+    for chosen, budget in ((alone, 1), (samples, TOKENS_PER_BATCH), (joined, 1), (joined, TOKENS_PER_BATCH)):
         try:
-            ours = score(scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget, progress=progress)
+            ours = score_windows(scorer, chosen, special_ids, tokens_per_batch=budget, progress=progress)
         except ModelError as error:
             _not_compared(False, f"it does not take what its original takes: {error.message}", result)
             return
-        theirs = score(torch_scorer, tokenizer, card.windowing, chosen, tokens_per_batch=budget)
+        theirs = score_windows(torch_scorer, chosen, special_ids, tokens_per_batch=budget)
         if _widths(ours) != _widths(theirs):
             _not_compared(False, f"it gives {_shown(ours)}, its original {_shown(theirs)}", result)
             return
@@ -164,10 +180,32 @@ def _compare(scorer: Scorer, bundle: Bundle, codes: list[str], result: Verificat
             agreed, decided = agreed + same, decided + total
     result.max_abs_diff = difference if math.isfinite(difference) else None
     result.decision_agreement = agreed / decided if decided else 1.0
-    shown = f"{len(codes)} samples of {windows.min()} to {windows.max()} windows in batches, {len(alone)} of them alone"
+    result.samples_by_windows = dict(sorted(Counter(map(len, [*samples, *joined])).items()))
+    counts = [len(sample) for sample in samples]
+    shown = f"{len(codes)} samples of {min(counts)} to {max(counts)} windows in batches, {len(alone)} of them alone"
+    if joined:
+        shown += f", and joined to {' and '.join(str(len(sample)) for sample in joined)} windows, both ways"
     result.add("agreement with torch", difference <= MAX_DIFFERENCE, f"max |Δlogit| {difference:.1e} on {shown}")
     if card.heads:
         result.add("decisions", agreed == decided, f"{agreed} of {decided} decisions away from the threshold agree")
+
+
+def _join(tokens: Sequence[Int64], card: BundleCard) -> list[list[Int64]]:
+    """Samples one after another, in any order, cut to two windows and to many; both fit into one batch."""
+    rows = [row for row in tokens if len(row)]
+    if not rows:
+        return []
+    many = max(3, min(card.max_windows, MANY_WINDOWS))
+    length = min(card.max_length, TOKENS_PER_BATCH // (2 * many))
+    windowing = replace(card.windowing, long_code="windows", max_length=length, stride=min(card.stride, length // 4))
+    random, found = np.random.default_rng(0), []
+    for count in (2, many):
+        wanted = windowing.capacity + (count - 1) * windowing.step - windowing.step // 2
+        stream = np.zeros(0, dtype=np.int64)
+        while len(stream) < wanted:
+            stream = np.concatenate([stream, *(rows[place] for place in random.permutation(len(rows)))])
+        found.append(windowing.cut(stream[:wanted]))
+    return found
 
 
 def _widths(outputs: Mapping[str, Float32]) -> dict[str, int]:
@@ -197,6 +235,9 @@ def _agreement(card: BundleCard, task: str, ours: np.ndarray, theirs: np.ndarray
 def _spread(codes: list[str], n: int) -> list[str]:
     """Samples of all lengths: the shortest, the longest, and evenly between."""
     ordered = sorted(codes, key=lambda code: (len(code), code))
-    if len(ordered) <= n:
-        return ordered
-    return [ordered[round(position)] for position in np.linspace(0, len(ordered) - 1, n)]
+    return [ordered[place] for place in _places(len(ordered), n)]
+
+
+def _places(size: int, n: int) -> list[int]:
+    """At most `n` places of a sequence: the first, the last, and evenly between."""
+    return [round(position) for position in np.linspace(0, size - 1, min(n, size))]

@@ -152,18 +152,30 @@ def score(
     Returns:
         Output name to (samples, width), in the order of the input.
     """
-    windows: list[list[npt.NDArray[np.int64]]] = []
+    windows: list[list[Int64]] = []
     for start in range(0, len(codes), TOKENIZE_CHUNK):
         tokens = tokenizer.encode(codes[start : start + TOKENIZE_CHUNK])
         windows += [windowing.cut(np.asarray(row, dtype=np.int64)) for row in tokens]
+    return score_windows(scorer, windows, tokenizer.special_ids, tokens_per_batch=tokens_per_batch, progress=progress)
+
+
+def score_windows(
+    scorer: Scorer,
+    windows: Sequence[Sequence[Int64]],
+    special_ids: Mapping[str, int],
+    *,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    progress: Progress = silent,
+) -> dict[str, Float32]:
+    """Score samples that are cut into windows, as `score` does."""
     results: dict[str, Float32] = {}
     done = 0
     for chosen in _batches(windows, tokens_per_batch):
-        input_ids, attention_mask = stack_windows([windows[index] for index in chosen], tokenizer.special_ids)
+        input_ids, attention_mask = stack_windows([windows[index] for index in chosen], special_ids)
         for name, values in scorer(input_ids, attention_mask).items():
-            results.setdefault(name, np.zeros((len(codes), values.shape[1]), dtype=np.float32))[chosen] = values
+            results.setdefault(name, np.zeros((len(windows), values.shape[1]), dtype=np.float32))[chosen] = values
         done += len(chosen)
-        progress("Scoring", done, len(codes))
+        progress("Scoring", done, len(windows))
     return results
 
 

@@ -77,7 +77,7 @@ def test_training_and_validation_score_as_the_saved_model_does(trained: tuple[Ru
 def test_graph_and_served_model_score_as_the_saved_model_does(trained: tuple[Run, Recipe, Bundle]) -> None:
     run, recipe, bundle = trained
     codes = codes_of(run, "val", open_token_store(Path(recipe.val_store)))
-    codes += ["x", "", "\n".join(codes)]  # one window, none of code, and far more than any sample of training
+    codes += ["x\n", "\n", "\n".join(codes)]  # one window, none of code, and far more than any sample of training
     windows = [len(bundle.card.windowing.cut(np.array(tokens))) for tokens in bundle.tokenizer.encode(codes)]
     assert min(windows) == 1
     assert max(windows) > 8

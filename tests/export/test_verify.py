@@ -235,4 +235,4 @@ def test_decisions_may_flip_only_next_to_the_threshold(
     result = verify_onnx(tmp_path / "m.onnx", moved, [code])
     assert failed(result) == ({"decisions"} if flips else set())
     assert result.max_abs_diff == pytest.approx(9e-4, abs=5e-5)
-    assert result.decision_agreement == (0.0 if flips else 1.0)
+    assert result.decision_agreement == (pytest.approx(2 / 3) if flips else 1.0)  # that of the joined code holds
