@@ -85,6 +85,15 @@ def _mean_rate(run: Run) -> float:
     return sum(rates) / len(rates) if rates else 0.0
 
 
+def _summary(run: Run, metrics: dict[str, float | None], result: Launch, started: float) -> dict[str, Any]:
+    return {
+        "metrics": metrics,
+        "samples_per_second": _mean_rate(run),
+        "seconds": time.monotonic() - started - result.ray_startup_seconds,
+        "ray_startup_seconds": result.ray_startup_seconds,
+    }
+
+
 def train(
     plan: TrainingPlan, *, register_model: bool = True, progress: Progress = silent, notify: Notify = print
 ) -> Outcome:
@@ -164,6 +173,7 @@ def complete(
             status=FINISHED if published else STOPPED,
             finished=time.time(),
             model_version=published.version if published else None,
+            summary=_summary(run, published.metrics if published else {}, result, started),
         )
     except BaseException as error:
         if isinstance(error, SecAuditError):
@@ -175,14 +185,8 @@ def complete(
     finally:
         tracking.close()
         finish_mlflow_run(workspace, run.info.mlflow_run_id, run.info.status)
-    run.update(
-        summary={
-            "metrics": published.metrics if published else {},
-            "samples_per_second": _mean_rate(run),
-            "seconds": time.monotonic() - started - result.ray_startup_seconds,
-            "ray_startup_seconds": result.ray_startup_seconds,
-        }
-    )
+    seconds = time.monotonic() - started - result.ray_startup_seconds  # with what was still on its way to MLflow
+    run.update(summary={**run.info.summary, "seconds": seconds})
     send_ended(run)
     return outcome_of(run)
 

@@ -10,9 +10,10 @@ import pytest
 from filelock import FileLock
 from training_runs import new_run, write_dataset
 
+from secauditai import runs
 from secauditai.errors import RunError
 from secauditai.pipeline import complete, go_on
-from secauditai.runs import FAILED, Run
+from secauditai.runs import FAILED, FINISHED, Run, RunInfo, RunLayout
 from secauditai.tracking.connection import OutOfReachError
 from secauditai.training.attempt import AttemptLayout, read_ranks, step_reached
 from secauditai.training.checkpoint import newest_checkpoint
@@ -75,6 +76,32 @@ def test_mlflow_waits_for_the_first_step_and_an_outage_is_told_once_and_ridden_o
     assert run.info.mlflow_run_id is not None
     assert len(told) == 1
     assert own_database.exists()
+
+
+def test_whoever_sees_a_run_finished_sees_its_summary(
+    data: Path, own_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, written = new_run(data, tmp_path, max_steps=2), list[RunInfo]()
+    real = runs.write_info
+
+    def watched(layout: RunLayout, info: RunInfo) -> None:
+        written.append(info)
+        real(layout, info)
+
+    monkeypatch.setattr(runs, "write_info", watched)
+    outcome = complete(
+        run,
+        tmp_path,
+        Tracking(run, tmp_path, print),
+        time.monotonic(),
+        in_process=True,
+        register_model=False,
+        notify=lambda _text: None,
+    )
+    finished = [info for info in written if info.status == FINISHED]
+    assert finished
+    assert all(info.summary["metrics"] == outcome.metrics for info in finished)
+    assert outcome.metrics["accuracy"] is not None
 
 
 def test_a_refusal_ends_training_with_a_checkpoint_and_one_line(data: Path, own_database: Path, tmp_path: Path) -> None:
