@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 TOKEN_PATTERN = r"\w+|[^\w\s]"
 MAX_FEATURES = 50_000
+MIN_SAMPLES = 2
+"""Training samples that hold a word or pair which the baseline keeps: its vocabulary goes where the model goes."""
 
 Float64 = npt.NDArray[np.float64]
 
@@ -70,7 +72,7 @@ def load_baseline(directory: Path) -> Baseline:
 
 
 def fit_baseline(codes: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> Baseline | None:
-    """Fit the baseline; None when there are fewer than two classes or no words.
+    """Fit the baseline; None when there are fewer than two classes or no words to go by.
 
     Args:
         codes: the training code.
@@ -83,10 +85,10 @@ def fit_baseline(codes: Sequence[str], targets: Sequence[str], labels: Sequence[
     kept = [index for index, target in enumerate(targets) if target in present]
     if len(present) < 2:
         return None
-    vectoriser = _vectoriser(min_df=2 if len(kept) > 50 else 1, max_features=MAX_FEATURES)
+    vectoriser = _vectoriser(min_df=MIN_SAMPLES, max_features=MAX_FEATURES)
     try:
         features = vectoriser.fit_transform([codes[index] for index in kept])
-    except ValueError:  # "empty vocabulary"
+    except ValueError:  # no words, or none that two samples share
         return None
     model = LogisticRegression(C=10.0, max_iter=1000, random_state=0)
     model.fit(features, [present.index(targets[index]) for index in kept])

@@ -142,6 +142,14 @@ def test_the_saved_baseline_predicts_as_fitted(tmp_path: Path) -> None:
     assert fit_baseline(codes, ["safe"] * 80, ["safe", "vulnerability"]) is None
 
 
+def test_the_baseline_keeps_no_word_of_a_single_sample() -> None:
+    codes = ["key = 'hunter2'", "key = load()", "eval(key)", "eval(x)"]
+    baseline = fit_baseline(codes, ["safe", "safe", "vulnerability", "vulnerability"], ["safe", "vulnerability"])
+    assert baseline is not None
+    assert set(baseline.vocabulary) == {"key", "=", "key =", "eval", "(", ")", "eval ("}
+    assert fit_baseline(["a", "b"], ["safe", "vulnerability"], ["safe", "vulnerability"]) is None
+
+
 def test_scores_do_not_depend_on_batching(
     tmp_path: Path, encoder: LoadedEncoder, classifier: VulnerabilityClassifier
 ) -> None:

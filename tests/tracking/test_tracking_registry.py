@@ -8,7 +8,8 @@ import pytest
 from tracking.samples import CODES, HEADS, write_bundle
 
 from secauditai.errors import ModelError
-from secauditai.models.bundle import open_bundle
+from secauditai.models.baseline import fit_baseline
+from secauditai.models.bundle import BundleLayout, open_bundle, refresh_manifest
 from secauditai.tracking import registry
 from secauditai.tracking.registry import ModelVersion, list_models, register_bundle, resolve_model
 from secauditai.tracking.runs import create_run
@@ -92,8 +93,6 @@ def test_a_model_without_a_run_is_registered_too(
 
 
 def test_a_bundle_without_a_graph_is_not_registered(tracked: Path, bundle: Path) -> None:
-    from secauditai.models.bundle import BundleLayout, refresh_manifest
-
     (bundle / "model.onnx").unlink()
     refresh_manifest(BundleLayout(bundle))
     with pytest.raises(ModelError, match="exported"):
@@ -140,6 +139,20 @@ def test_a_changed_or_missing_bundle_is_downloaded_once(tracked: Path, bundle: P
     assert resolve_model("downloaded", tracked) == found
     assert (found.bundle / "manifest.json").stat().st_mtime_ns == before
     assert [path.name for path in found.bundle.parent.iterdir()] == [digest]
+
+
+def test_a_model_registered_elsewhere_comes_with_its_baseline(tracked: Path, bundle: Path, elsewhere: Path) -> None:
+    baseline = fit_baseline(["a b", "c d", "a e", "c f"], ["safe", "vulnerability"] * 2, ["safe", "vulnerability"])
+    assert baseline is not None
+    baseline.save(BundleLayout(bundle).baseline)
+    refresh_manifest(BundleLayout(bundle))
+    register(tracked, bundle, "beside")
+    shutil.rmtree(bundle)
+    found = resolve_model("beside/1", elsewhere).bundle
+    assert found is not None
+    theirs = open_bundle(found).baseline
+    assert theirs is not None
+    assert theirs.vocabulary == baseline.vocabulary
 
 
 def test_a_damaged_copy_is_refused(tracked: Path, bundle: Path) -> None:
