@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from secauditai.errors import RunError
-from secauditai.runs import MetricsTail, create_run, find_run, newest_run, open_run, read_metrics
+from secauditai.runs import MetricsTail, create_run, find_run, list_runs, newest_run, open_run, read_metrics
 
 
 def test_a_run_is_found_by_name_and_id_and_keeps_its_state(workspace: Path) -> None:
@@ -13,6 +13,17 @@ def test_a_run_is_found_by_name_and_id_and_keeps_its_state(workspace: Path) -> N
     found = find_run(workspace, run.info.run_id)
     assert found is not None
     assert found.root == run.root
+
+
+def test_runs_of_one_second_are_listed_in_the_order_they_were_made(workspace: Path) -> None:
+    old = create_run(workspace, "m", kind="start", task="t")
+    older_id = "20260101-000000-ffffff"
+    old.root.rename(old.root.with_name(older_id))
+    made = [create_run(workspace, "m", kind="start", task="t").root.name for _ in range(30)]
+    assert len({name[:15] for name in made}) <= 2
+    assert [run.root.name for run in list_runs(workspace)] == [older_id, *made]
+    assert newest_run(workspace, "m").root.name == made[-1]
+    assert find_run(workspace, older_id) is not None
 
 
 def test_missing_and_damaged_runs_are_named(workspace: Path, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Evaluation: a model's metrics with intervals, beside baselines on the same samples, and what speaks against them."""
 
 import json
-import secrets
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from secauditai.metrics import Scores, cluster_bootstrap, compute_metrics
 from secauditai.models.bundle import Bundle
 from secauditai.models.predict import DETECTION, Predictions, predict
 from secauditai.progress import Progress, silent
+from secauditai.runs import new_id
 
 SUSPICIOUS_AUC = 0.99
 """Published detectors on de-duplicated real data stay far below this (arXiv 2403.18624)."""
@@ -81,7 +80,7 @@ def evaluate(
     tasks = {task: _task(bundle, table, predictions, task, metrics, clusters) for task in bundle.card.heads}
     main = bundle.card.main_task
     document = {
-        "evaluation_id": time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2),
+        "evaluation_id": new_id(),
         "model": model,
         "data": data,
         "backend": backend,

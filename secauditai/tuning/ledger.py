@@ -4,7 +4,6 @@ It is written before a trial starts and after it ends. `--resume` needs nothing 
 """
 
 import json
-import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -198,11 +197,6 @@ class Ledger:
         known = [trial for trial in known if trial.status == FINISHED] or known
         sign = 1.0 if self.higher_is_better else -1.0
         return max(known, key=lambda trial: sign * (trial.value or 0.0), default=None)
-
-
-def new_sweep_id() -> str:
-    """An id that sorts by time."""
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
 
 
 def read_ledger(path: Path) -> Ledger:

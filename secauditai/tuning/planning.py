@@ -13,12 +13,13 @@ from secauditai.config.spaces import Space
 from secauditai.errors import ConfigError, RunError
 from secauditai.metrics import METRICS
 from secauditai.progress import Progress, silent
+from secauditai.runs import new_id
 from secauditai.training.devices import measure_precision_at
 from secauditai.training.goal import selection_metric
 from secauditai.training.preparation import TrainingPlan, plan_training
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.rungs import rung_samples
-from secauditai.tuning.ledger import Ledger, SweepLayout, best_config_name, made_by_a_sweep, new_sweep_id
+from secauditai.tuning.ledger import Ledger, SweepLayout, best_config_name, made_by_a_sweep
 from secauditai.tuning.samplers import GRID, RANDOM, grid_size
 
 NONE, ASHA = "none", "asha"
@@ -142,7 +143,7 @@ class SweepPlan:
 
     def new_ledger(self) -> Ledger:
         """The ledger of a sweep that has not begun."""
-        request, sweep_id = self.request, new_sweep_id()
+        request, sweep_id = self.request, new_id()
         layout = SweepLayout((request.workspace / "sweeps" / request.name / sweep_id).absolute())
         return Ledger(
             layout.ledger,

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import Cli, make_samples
 from tiny_bundle import make_bundle
 
+from secauditai.data.schema import parse_sample
+from secauditai.evaluation.evaluate import evaluate, newest_evaluation, save_evaluation
 from secauditai.models.bundle import refresh_manifest
 from secauditai.training.finish import training_keys
 
@@ -53,6 +56,19 @@ def test_a_model_that_never_saw_comments_is_judged_without_them(cli: Cli, tmp_pa
         ("stripped", "raw.json"): 6,
         ("stripped", "data"): 6,
     }
+
+
+def test_the_newest_evaluation_is_the_last_that_was_made(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "m")
+    rows = [{**parse_sample(sample).row(), "cluster": str(n)} for n, sample in enumerate(make_samples(2))]
+    made = []
+    for _ in range(10):
+        found = evaluate(bundle, pa.Table.from_pylist(rows), ["accuracy"], model="m", data="d")
+        made.append(save_evaluation(found, tmp_path / "evaluations").stem)
+    assert made == sorted(made)
+    newest = newest_evaluation(tmp_path / "evaluations")
+    assert newest is not None
+    assert newest.document["evaluation_id"] == made[-1]
 
 
 def test_scores_do_not_depend_on_comments_that_the_model_never_saw(cli: Cli, tmp_path: Path) -> None:
