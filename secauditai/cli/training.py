@@ -19,7 +19,7 @@ from secauditai.cli.options import (
 )
 from secauditai.cli.output import Output, duration, number
 from secauditai.cli.submit import ComputeCommand
-from secauditai.config.files import NamedConfigs, check_name, resolve_config
+from secauditai.config.files import NamedConfigs, check_name, name_of_config, resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.errors import ConfigError
 from secauditai.runs import RunInfo, list_runs
@@ -125,7 +125,7 @@ def start(
     else:
         layer = NamedConfigs(workspace).read(config_name) if config_name else {}
         start_layer = {**layer, "data": flags.get("data", layer.get("data"))}
-    name = name or (Path(config_name).stem if config_name else "custom_model")
+    name = name or (name_of_config(config_name) if config_name else "custom_model")
     _train(
         "start",
         name,

@@ -18,7 +18,7 @@ from secauditai.cli.options import (
 )
 from secauditai.cli.output import Output, duration, number
 from secauditai.cli.submit import ComputeCommand
-from secauditai.config.files import NamedConfigs
+from secauditai.config.files import NamedConfigs, name_of_config
 from secauditai.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def tune(
     chosen, settings = Choices(**choices), given_settings(ctx)
     if resume is not None:
         _refuse_with_resume(chosen, settings, dry_run=dry_run)
-        changes = SweepRequest(Path(name).stem if name else "", {}, workspace, num_samples, max_concurrent, address)
+        changes = SweepRequest(
+            name_of_config(name) if name else "", {}, workspace, num_samples, max_concurrent, address
+        )
         with out.progress() as progress, watch_sweep(out) as watch:
             sweep_id = None if resume == NEWEST else resume
             result = resume_sweep(
@@ -167,7 +169,7 @@ def tune(
     if name is None:
         raise ConfigError("there is no configuration to search", where="--config", hint="Name one, or use --resume.")
     request = SweepRequest(
-        name=Path(name).stem,
+        name=name_of_config(name),
         layer={**NamedConfigs(workspace).read(name), **settings},
         workspace=workspace,
         num_samples=num_samples,

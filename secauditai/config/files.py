@@ -117,6 +117,11 @@ def is_layer_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) and Path(name).is_file()
 
 
+def name_of_config(given: str) -> str:
+    """The name of a configuration that is given by its name or as a YAML file."""
+    return Path(given).stem if is_layer_file(given) else given
+
+
 def write_layer(path: Path, layer: Mapping[str, Any]) -> None:
     """Write a layer grouped by section, whole or not at all."""
     grouped: dict[str, dict[str, Any]] = {}

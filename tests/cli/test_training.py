@@ -70,3 +70,18 @@ def test_a_flag_that_nothing_heeds_is_refused(cli: Cli, line: str, told: str) ->
     result = cli("train", *line.split(), "--data", "security_dataset", "--dry-run")
     assert result.code == 1
     assert told in result.err
+
+
+def test_a_model_is_named_after_the_whole_name_of_its_configuration(
+    cli: Cli, samples_yaml: Callable[..., Path], tmp_path: Path
+) -> None:
+    samples_yaml(20)
+    assert cli("train", "config", "create", "--name", "v1.6").code == 0
+    (tmp_path / "mine.1.yaml").write_text("model: transformer\n")
+    for given, name in (("v1.6", "v1.6"), ("./mine.1.yaml", "mine.1")):
+        line = f"train start --config {given} --data samples.yaml --batch-size 8 --max-length 64 --vocab-size 320"
+        result = cli(*line.split(), "--dry-run", "--json")
+        assert result.code == 0, result.err
+        assert Path(json.loads(result.out)["writes_to"]).name == name
+    result = cli("train", "tune", "--config", "v1.6", "--data", "samples.yaml")
+    assert "v1.6 has no search space. For example `secauditai train config set v1.6 learning_rate" in result.err
