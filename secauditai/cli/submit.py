@@ -167,7 +167,7 @@ def fetch(storage: "Storage", key: str, path: Path) -> None:
     if storage.exists(key):
         storage.download(key, path)
         return
-    with replacing(path.resolve()) as partial:
+    with replacing(path) as partial:
         if not storage.download_tree(key, partial):
             raise ClusterError("the job left no such output", where=storage.at(key))
 

@@ -236,7 +236,8 @@ def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float) -> No
         return
     if not cleaned.read:
         raise DataError("there are no samples", hint="`samples:` is an empty list.")
-    listing = output.with_name(output.name + ".rejected.jsonl")
+    place = output.resolve()
+    listing = place.with_name(f"{place.name}.rejected.jsonl")
     listing.parent.mkdir(parents=True, exist_ok=True)
     write_rejected(cleaned, listing)
     first = cleaned.rejected[0]

@@ -28,6 +28,7 @@ def replacing(root: Path, *, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         DataError: when `root` came to be meanwhile and must not be replaced, or nothing can be written there.
     """
+    root = check_place(root)
     clear_leftovers(root)
     partial, old = (root.with_name(f"{_prefix(root)}.{kind}") for kind in (PARTIAL, OLD))
     try:
@@ -78,15 +79,28 @@ def staging_beside(output: Path) -> Iterator[Path]:
     Raises:
         DataError: when nothing can be written there.
     """
-    parent = output.absolute().parent
+    place = check_place(output)
     with _told(output):
-        parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(output)
-        staging = Path(tempfile.mkdtemp(prefix=f"{_prefix(output)}.{STAGING}.", dir=parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(place)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_prefix(place)}.{STAGING}.", dir=place.parent))
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_place(root: Path) -> Path:
+    """Where a directory to write or replace really is, whatever names it, `.` too.
+
+    Raises:
+        DataError: when commands work in it, and would then be in a directory that is gone.
+    """
+    place = root.resolve()
+    if Path.cwd().is_relative_to(place):
+        hint = "Run the command from elsewhere, or name another directory."
+        raise DataError("this would replace the current directory", where=str(root), hint=hint)
+    return place
 
 
 @contextlib.contextmanager
@@ -100,6 +114,7 @@ def _told(output: Path) -> Iterator[None]:
 
 def clear_leftovers(root: Path) -> None:
     """Remove what dead processes of this host left beside a directory, and put back one that they had moved away."""
+    root = root.resolve()
     if not root.parent.is_dir():
         return
     pattern = re.compile(

@@ -11,6 +11,7 @@ import click
 from secauditai.config.files import NamedConfigs, read_layer, write_layer
 from secauditai.config.leaves import leaves
 from secauditai.config.spaces import Space
+from secauditai.data.replacing import check_place
 from secauditai.errors import ConfigError
 from secauditai.storage import is_remote
 from secauditai.submission.staging import Stager
@@ -51,6 +52,7 @@ def rewrite(ctx: click.Context, arguments: Sequence[str], stager: Stager, job_ke
 
     Raises:
         ConfigError: when an output is occupied or an input does not exist.
+        DataError: when the directory to replace is the current one.
     """
     given, _rest, order = ctx.command.make_parser(ctx).parse_args(list(arguments))
     options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option)}
@@ -70,6 +72,7 @@ def rewrite(ctx: click.Context, arguments: Sequence[str], stager: Stager, job_ke
             elif is_remote(item):
                 words += [flag, item]
             elif flag in OUTPUT or (flag in DATA and ctx.command.name in CHANGES_ITS_DATA):
+                check_place(Path(item))
                 key = f"{job_key}/output/{Path(item).name}"
                 outputs[key] = _output(flag, Path(item).absolute(), key, stager, overwrite=bool(given.get("overwrite")))
                 words += [flag, stager.storage.at(key)]

@@ -176,3 +176,33 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr("secauditai.data.prepare.write_table", write_table)
     refused(cli("train", "prepare", "--dataset", "samples.yaml", "--output", "d"), 1, "No space left on device")
     assert [path.name for path in tmp_path.iterdir()] == ["samples.yaml"]
+
+
+@pytest.mark.parametrize("name", [".", "../here"])
+def test_the_current_directory_is_not_replaced(
+    cli: Cli, samples_yaml: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path, here = samples_yaml(), tmp_path / "here"
+    prepare = ("train", "prepare", "--dataset", path, "--output")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    refused(cli(*prepare, name), 1, f"{name}: this would replace the current directory", "from elsewhere")
+    refused(cli(*prepare, "..", "--overwrite"), 1, "not a dataset of ours")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["here", "samples.yaml"]
+    monkeypatch.chdir(tmp_path)
+    assert cli(*prepare, "here").code == 0
+    monkeypatch.chdir(here)
+    before = (here / "manifest.json").read_bytes()
+    refused(cli(*prepare, name, "--overwrite"), 1, "this would replace the current directory")
+    refused(cli("train", "split", "--dataset", name), 1, "this would replace the current directory")
+    monkeypatch.chdir(here / "samples")
+    refused(cli(*prepare, "..", "--overwrite"), 1, "..: this would replace the current directory")
+    assert (here / "manifest.json").read_bytes() == before
+
+
+def test_what_an_output_is_called_does_not_matter(cli: Cli, samples_yaml: Write, tmp_path: Path) -> None:
+    prepare = ("train", "prepare", "--dataset", samples_yaml(), "--output")
+    assert cli(*prepare, "out").code == 0
+    again = cli(*prepare, "out/samples/..", "--overwrite")
+    assert again.code == 0, again.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "samples.yaml"]

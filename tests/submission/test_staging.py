@@ -14,7 +14,7 @@ from secauditai.config.spaces import Space
 from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
 from secauditai.data.split import SplitPlan, split_dataset
-from secauditai.errors import ClusterError, ConfigError, SecAuditError
+from secauditai.errors import ClusterError, ConfigError, DataError, SecAuditError
 from secauditai.storage import Storage, open_storage
 from secauditai.submission.command import RemoteCommand, rewrite
 from secauditai.submission.jobs import Job
@@ -103,6 +103,8 @@ def test_outputs_come_back(translate: Rewrite, tmp_path: Path, samples_yaml: Cal
     (tmp_path / "m.onnx").write_text("precious")
     with pytest.raises(ConfigError, match="exists already"):
         translate("export", "--model", "m/1", "--output", "m.onnx")
+    with pytest.raises(DataError, match="this would replace the current directory"):
+        translate("prepare", "--dataset", str(samples_yaml()), "--output", ".")
     gates = translate("evaluate", "--model", "m", "--min", "f1=0.1", "--min", "accuracy=0.2")
     assert gates.arguments.count("--min") == 2
 
