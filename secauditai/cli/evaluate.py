@@ -107,7 +107,13 @@ def run_evaluation(
     if test_data is None:
         dataset = own_dataset(found)
     else:
-        dataset = open_labelled(test_data, cache=workspace / "cache", comments=not stripped, progress=progress)
+        dataset = open_labelled(
+            test_data,
+            cache=workspace / "cache",
+            comments=not stripped,
+            unlabelled="score code without labels with `secauditai train predict`",
+            progress=progress,
+        )
     table = labelled_for_scoring(dataset, comments=not stripped)
     out.say(
         f"Data: {dataset.origin} ({table.num_rows} samples{', without comments as in training' if stripped else ''})"

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from secauditai.config.settings import CleaningSettings
-from secauditai.data.clean import Cleaned, clean
+from secauditai.data.clean import Cleaned, Rejection, clean
 from secauditai.data.clusters import name_clusters
 from secauditai.data.dataset import (
     STORED_SCHEMA,
@@ -46,6 +46,8 @@ from secauditai.storage import SCHEME, is_remote
 
 OUTPUT_CHARACTERS = 1 << 25
 """Characters of code per part of the output."""
+Remedy = Callable[[Rejection], str]
+"""From the first refused sample to a sentence."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def prepare(
     overwrite: bool = False,
     address: str | None = None,
     before_ray: Callable[[Path], None] = lambda _directory: None,
+    remedy: Remedy | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Read, validate, clean and cluster data into a dataset directory.
@@ -82,6 +85,7 @@ def prepare(
         overwrite: replace a dataset that is there.
         address: the Ray cluster to use; it must see the directory of the output.
         before_ray: called when Ray Data will do the work, with the directory that its tasks share.
+        remedy: what the user can do when too much is refused; default mend it or raise `max_rejected`.
         progress: told how many samples are read.
 
     Raises:
@@ -96,7 +100,7 @@ def prepare(
             before_ray(staging)
         startup = runner.start()
         cleaned = parse_and_clean(source, settings, staging, runner, progress)
-        _check_rejections(cleaned, output, settings.max_rejected)
+        _check_rejections(cleaned, output, settings.max_rejected, remedy)
         clusters = cluster(cleaned, settings)
         with replacing(output, overwrite=overwrite) as partial:
             layout = DatasetLayout(partial)
@@ -229,7 +233,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float) -> None:
+def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float, remedy: Remedy | None) -> None:
     """Refuse data of which nothing, or too little, is left; what was refused is written beside the output."""
     rejected = len(cleaned.rejected)
     if len(cleaned.kept) and rejected <= max_rejected * cleaned.read:
@@ -241,10 +245,11 @@ def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float) -> No
     listing.parent.mkdir(parents=True, exist_ok=True)
     write_rejected(cleaned, listing)
     first = cleaned.rejected[0]
+    mend = remedy(first) if remedy else f"Mend them, or raise --max-rejected (now {max_rejected:g})."
     raise DataError(
         f"{rejected} of {cleaned.read} samples are refused, the first for: {first.message}",
         where=f"{first.where}{f' ({first.id})' if first.id else ''}",
-        hint=f"All are listed in {listing}. Mend them, or raise --max-rejected (now {max_rejected:g}).",
+        hint=f"All are listed in {listing}. {mend}",
     )
 
 

@@ -63,17 +63,24 @@ def read_for_scoring(
     return pa.table({"id": names, "code": codes}), refused
 
 
-def open_labelled(spec: str, *, cache: Path, comments: bool = True, progress: Progress = silent) -> Dataset:
+def open_labelled(
+    spec: str, *, cache: Path, comments: bool = True, unlabelled: str = "", progress: Progress = silent
+) -> Dataset:
     """Labelled data to evaluate on; raw data is cleaned like that which the model learnt from.
 
     Args:
         spec: whatever `open_data` takes.
         cache: of the workspace.
         comments: whether the code of raw data keeps its comments; prepared data is as it is.
+        unlabelled: what to do, besides mending it, with data whose labels are missing or wrong.
         progress: told how many samples are read.
     """
     settings = None if comments or _is_prepared(spec) else CleaningSettings(strip_comments=True)
-    return open_data(spec, cache=cache, settings=settings, progress=progress)
+
+    def remedy(first: Rejection) -> str:
+        return f"Mend them{f', or {unlabelled}' if unlabelled and first.reason == 'bad_label' else ''}."
+
+    return open_data(spec, cache=cache, settings=settings, remedy=remedy, progress=progress)
 
 
 def labelled_for_scoring(dataset: Dataset, *, comments: bool = True) -> pa.Table:

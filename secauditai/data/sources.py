@@ -13,7 +13,7 @@ from filelock import FileLock
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.dataset import Dataset, is_dataset, one_split, open_dataset
 from secauditai.data.parse import BUILT_IN
-from secauditai.data.prepare import copy_dataset, prepare, uses_built_in
+from secauditai.data.prepare import Remedy, copy_dataset, prepare, uses_built_in
 from secauditai.data.readers import existing_path, find_source
 from secauditai.data.remote import list_remote
 from secauditai.data.replacing import replacing
@@ -37,6 +37,7 @@ def open_data(
     ray_data_min_mb: float = 64.0,
     settings: CleaningSettings | None = None,
     address: str | None = None,
+    remedy: Remedy | None = None,
     progress: Progress = silent,
 ) -> Dataset:
     """Open a raw file, directory or glob, a prepared dataset, one split of one, or the built-in `security_dataset`.
@@ -49,6 +50,7 @@ def open_data(
         ray_data_min_mb: from this input size on, Ray Data does the reading.
         settings: how raw input is cleaned.
         address: the Ray cluster to use.
+        remedy: what the user can do when too much of raw input is refused, see `prepare`.
         progress: told how many samples are read.
 
     Raises:
@@ -76,6 +78,7 @@ def open_data(
                 settings,
                 ray_data_min_mb=ray_data_min_mb,
                 address=address,
+                remedy=remedy,
                 progress=progress,
             )
             if split:

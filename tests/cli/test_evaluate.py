@@ -131,3 +131,17 @@ def test_a_model_of_one_task_has_label_and_score_as_well(cli: Cli, samples_yaml:
     row = json.loads((tmp_path / "s.jsonl").read_text().splitlines()[0])
     assert list(row) == ["id", "label", "score", "severity", "severity_score"]
     assert (row["label"], row["score"]) == (row["severity"], row["severity_score"])
+
+
+def test_refused_data_has_a_remedy_that_the_command_knows(cli: Cli, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "m")
+    (tmp_path / "unlabelled.jsonl").write_text("".join(f'{{"code": "x = {n}"}}\n' for n in range(9)))
+    (tmp_path / "no_code.jsonl").write_text('{"label": "safe"}\n')
+    evaluate = ("train", "evaluate", "--model", "m", "--test-data")
+    told = cli(*evaluate, "unlabelled.jsonl")
+    assert told.code == 1
+    assert "'label' is missing" in told.err
+    assert "Mend them, or score code without labels with `secauditai train predict`." in told.err
+    assert cli(*evaluate, "no_code.jsonl").err.endswith(" Mend them.\n")
+    prepared = cli("train", "prepare", "--dataset", "unlabelled.jsonl", "--output", "d")
+    assert prepared.err.endswith("Mend them, or raise --max-rejected (now 0.05).\n")
