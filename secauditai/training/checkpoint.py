@@ -242,7 +242,7 @@ def resolve_checkpoint(
         best = read_state(found).best_step if found else None
         if name == "best":
             found = CheckpointLayout(directory / f"checkpoint_{best}") if best is not None else None
-    elif name.isdigit():
+    elif name.isdecimal():
         found = next((item for item in _directories(directory) if item.step == int(name)), None)
     elif (Path(wanted) / "manifest.json").exists():
         found = CheckpointLayout(Path(wanted).absolute())

@@ -121,7 +121,8 @@ def test_sard_manifest(tmp_path: Path) -> None:
     (tmp_path / "a" / "io.c").write_text("int io;\n")
     (tmp_path / "manifest.xml").write_text(
         '<?xml version="1.0"?><container>'
-        '<testcase id="7"><file path="a/x.c"><flaw line="1" name="CWE-121: Stack"/></file><file path="a/io.c"/></testcase>'
+        '<testcase id="7"><file path="a/x.c"><flaw line="1" name="CWE-121: Stack"/><flaw line="²"/></file>'
+        '<file path="a/io.c"/></testcase>'
         '<testcase id="8"><file path="b/x.c"/><association type="pair" testcaseid="7"/></testcase>'
         '<testcase id="9"><file path="../outside.c"/><file path="c/x.c"/></testcase></container>'
     )

@@ -107,6 +107,13 @@ def test_one_whose_best_is_damaged_is_passed_over_until_the_best_is_made_again(t
     assert [c.step for c in list_checkpoints(tmp_path)] == [3]
 
 
+@pytest.mark.parametrize("wanted", ["4", "²", "checkpoint_³.pt", "nowhere", "\0"])
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, wanted: str) -> None:
+    write(tmp_path, 3)
+    with pytest.raises(RunError, match=r"there is no checkpoint .* Steps with a checkpoint: 3"):
+        resolve_checkpoint(tmp_path, wanted)
+
+
 def test_when_all_are_damaged_it_says_so(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, print) is None
     for step in (0, 3):

@@ -111,7 +111,7 @@ def _case_of_element(root: Path, element: ElementTree.Element) -> Case:
         if inside(root, name) is not None and Path(name).suffix.lower() in ENDINGS:
             files.append(name)
         if found:
-            flaws[name] = [int(flaw.get("line", "0")) for flaw in found if flaw.get("line", "").isdigit()]
+            flaws[name] = [int(flaw.get("line", "0")) for flaw in found if flaw.get("line", "").isdecimal()]
             weakness = weakness or str(found[0].get("name", ""))
     linked = [item.get("testcaseid") or item.get("id") or "" for item in element.iter("association")]
     return _case(element.get("id", ""), files, flaws, weakness, linked)
