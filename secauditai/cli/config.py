@@ -49,12 +49,13 @@ def create(name: str, model: str, overwrite: bool, workspace: Path, as_json: boo
     out.document({"name": name, "path": str(path), "model": model})
 
 
-@config.command(name="set")
+@config.command(name="set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE [KEY VALUE]...")
 @workspace_option
 @json_option
-def set_(name: str, pairs: tuple[str, ...], workspace: Path, as_json: bool) -> None:
+@click.pass_context
+def set_(ctx: click.Context, /, name: str, pairs: tuple[str, ...], workspace: Path, as_json: bool) -> None:
     """Change settings of a configuration: KEY VALUE KEY VALUE ….
 
     A value may be a search space for `train tune`, such as '{loguniform: [1.0e-6, 1.0e-3]}'.
@@ -64,6 +65,9 @@ def set_(name: str, pairs: tuple[str, ...], workspace: Path, as_json: bool) -> N
       secauditai train config set custom_model epochs 20 scheduler cosine
     """
     out = Output(as_json=as_json)
+    for word in (name, *pairs):
+        if word.startswith("--"):  # click has let them pass, as it does -1
+            raise click.NoSuchOption(word, ctx=ctx)
     if len(pairs) % 2:
         raise ConfigError(f"{pairs[-1]} has no value", hint="Settings come in pairs: KEY VALUE KEY VALUE …")
     changes = {find_leaf(key).name: _value(key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)}

@@ -103,6 +103,10 @@ def test_configurations(cli: Cli) -> None:
     refused(cli("train", "config", "set", "c", "learning_rat", "1"), 1, "learning_rate")
     refused(cli("train", "config", "set", "c", "epochs", "many"), 1, "epochs", "whole number")
     refused(cli("train", "config", "set", "c", "epochs"), 1, "has no value")
+    refused(cli("train", "config", "set", "c", "gradient_clip", "-1"), 1, "gradient_clip: '-1' is not accepted")
+    refused(cli("train", "config", "set", "c", "epochs", "2", "learning_rate", "-1e-4"), 1, "learning_rate: '-1e-4'")
+    for words in (("--foo",), ("--foo", "1"), ("epochs", "1", "--epochs", "2"), ("epochs", "--foo")):
+        refused(cli("train", "config", "set", "c", *words), 2, "No such option", "--")
     refused(cli("train", "config", "set", "c", "dropout", "{uniform: [0.5, 0.1]}"), 1, "dropout")
     refused(cli("train", "config", "set", "c", "learning_rate", "{choice: [2024-13-45]}"), 1, "2024-13-45")
     refused(cli("train", "config", "set", "c", "learning_rate", "{choice: [0b_]}"), 1, "'0b_' is read as int")
