@@ -97,7 +97,9 @@ def prepare(
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share to evaluate on.")
 @click.option("--seed", type=int, default=leaves()["seed"].default, show_default=True, help="Seed of the split.")
-@click.option("--by-time", metavar="FIELD", help="Oldest to train, newest to test, by this metadata field.")
+@click.option(
+    "--by-time", metavar="FIELD", help="Oldest to train, newest to test, by this metadata field, such as time."
+)
 @click.option("--by-project", is_flag=True, help="Keep all samples of a `project` in one split.")
 @click.option("--predefined", is_flag=True, help="Take each sample's `split` from its metadata.")
 @click.option("--folds", type=click.IntRange(2, 100), help="Write this many folds instead of train, val and test.")
@@ -130,7 +132,7 @@ def split(
     \b
     Examples:
       secauditai train split --dataset training_data --train 0.8 --val 0.1 --test 0.1
-      secauditai train split --dataset training_data --by-time time
+      secauditai train prepare --dataset security_dataset --output grown_data
       secauditai train split --dataset grown_data --extend training_data
     """
     from secauditai.data.dataset import is_dataset, open_dataset
