@@ -7,7 +7,7 @@ import click
 from secauditai.cli.options import given_settings, json_option, setting_options, workspace_option
 from secauditai.cli.output import Output
 from secauditai.config.files import NamedConfigs, merge_layers, resolve_config
-from secauditai.config.leaves import find_leaf, leaves
+from secauditai.config.leaves import Leaf, find_leaf, leaves
 from secauditai.config.reading import parse_yaml
 from secauditai.config.spaces import Space, parse_space
 from secauditai.errors import ConfigError
@@ -70,7 +70,7 @@ def set_(ctx: click.Context, /, name: str, pairs: tuple[str, ...], workspace: Pa
             raise click.NoSuchOption(word, ctx=ctx)
     if len(pairs) % 2:
         raise ConfigError(f"{pairs[-1]} has no value", hint="Settings come in pairs: KEY VALUE KEY VALUE …")
-    changes = {find_leaf(key).name: _value(key, text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)}
+    changes = _changes(pairs, workspace)
     layer = NamedConfigs(workspace).change(name, changes)
     for key, value in changes.items():
         out.say(f"{key} = {_shown(value)}")
@@ -79,14 +79,29 @@ def set_(ctx: click.Context, /, name: str, pairs: tuple[str, ...], workspace: Pa
     out.document({"name": name, "settings": {key: _shown(value) for key, value in layer.items()}})
 
 
-def _value(key: str, text: str) -> object:
-    leaf = find_leaf(key)
+def _changes(pairs: tuple[str, ...], workspace: Path) -> dict[str, object]:
+    from secauditai.models.catalogue import check_model_type
+
+    changes: dict[str, object] = {}
+    for key, text in zip(pairs[::2], pairs[1::2], strict=True):
+        leaf = find_leaf(key)
+        if leaf.name in changes:
+            raise ConfigError(f"{leaf.name} is set twice", hint="Give one value.")
+        changes[leaf.name] = value = _value(leaf, text)
+        if leaf.name == "model":
+            for model in value.values if isinstance(value, Space) else (value,):
+                check_model_type(str(model), workspace, registered=True)
+    return changes
+
+
+def _value(leaf: Leaf, text: str) -> object:
     if text.lstrip().startswith("{"):
         try:
             raw = parse_yaml(text)
         except ConfigError as error:
             raise ConfigError(
-                f"{key}: {text!r} is no search space: {error.message}", hint="For example '{uniform: [0.0, 0.3]}'."
+                f"{leaf.name}: {text!r} is no search space: {error.message}",
+                hint="For example '{uniform: [0.0, 0.3]}'.",
             ) from None
         return parse_space(leaf, raw)
     return leaf.parse(text)

@@ -20,6 +20,7 @@ from secauditai.files import whole_file
 from secauditai.mirror import send, withdraw
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ENDINGS = (".yaml", ".yml")
 Layer = dict[str, Any]
 
 
@@ -114,7 +115,7 @@ def spaces_of(layer: Mapping[str, Any]) -> dict[str, Space]:
 
 def is_layer_file(name: str) -> bool:
     """Whether a configuration is named by the path of a YAML file."""
-    return name.endswith((".yaml", ".yml")) and Path(name).is_file()
+    return name.endswith(ENDINGS) and Path(name).is_file()
 
 
 def name_of_config(given: str) -> str:
@@ -171,6 +172,9 @@ class NamedConfigs:
         """
         if is_layer_file(name):
             return read_layer(Path(name))
+        if name.endswith(ENDINGS) and not (self.directory / f"{name}.yaml").is_file():
+            hint = "`secauditai train config list` shows the configurations that have names."
+            raise ConfigError("there is no such file", where=name, hint=hint)
         path = self.path(name)
         if not path.is_file():
             see = f"`secauditai train config create --name {name}` makes one."

@@ -1,5 +1,6 @@
 """Encoders by short name: the built-in catalogue, a workspace's own, and the sizes of the from-scratch one."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ SIZES = {
     "base": EncoderSize(layers=12, hidden=768, heads=12),
     "large": EncoderSize(layers=24, hidden=1024, heads=16),
 }
+REGISTERED = re.compile(r"[^/@:]+(/\d+|@[^/@]+)?")
+"""What `resolve_model` looks for in the registry: `name`, `name/3`, `name@alias`."""
 POSITION_OFFSET = 2
 """RoBERTa counts positions from the padding id + 1."""
 
@@ -91,20 +94,25 @@ def _check_entry(name: str, item: dict[object, object], path: Path) -> None:
         )
 
 
-def check_model_type(model: str, workspace: Path) -> None:
-    """Accept a catalogue name, `hub:ID` or an existing path for `config create --type`.
+def check_model_type(model: str, workspace: Path, *, registered: bool = False) -> None:
+    """Accept a catalogue name, `hub:ID` or an existing path for a configuration.
+
+    Args:
+        model: what the user wrote.
+        workspace: the workspace directory.
+        registered: accept what may be a registered model as well; the registry is not asked.
 
     Raises:
         ModelError: for anything else, with the nearest names.
     """
-    if model.startswith("hub:") or Path(model).exists():
+    if model.startswith("hub:") or Path(model).exists() or (registered and REGISTERED.fullmatch(model)):
         return
     names = open_catalogue(workspace)
     if model not in names:
-        see = (
-            f"The catalogue has {', '.join(names)}; a path and hub:ID work too, and `config set NAME model {model}` "
-            "takes a registered model."
-        )
+        other = f"`config set NAME model {model}` takes a registered model"
+        if registered:
+            other = "a registered model is a name, name/3 or name@alias"
+        see = f"The catalogue has {', '.join(names)}; a path and hub:ID work too, and {other}."
         raise ModelError(f"unknown model type {model!r}", hint=did_you_mean(model, names, see=see))
 
 

@@ -112,6 +112,16 @@ def test_configurations(cli: Cli) -> None:
     refused(cli("train", "config", "set", "c", "learning_rate", "{choice: [0b_]}"), 1, "'0b_' is read as int")
     refused(cli("train", "config", "set", "c", "learning_rate", "{choice: " + "[" * 2000), 1, "nested too deeply")
     refused(cli("train", "config", "show", "../c"), 1, "is not a name")
+    for missing in ("configs/nope.yaml", "nope.yml"):
+        refused(cli("train", "config", "show", missing), 1, f"{missing}: there is no such file")
+        refused(cli("train", "start", "--config", missing, "--data", "x"), 1, f"{missing}: there is no such file")
+    refused(cli("train", "config", "set", "c", "epochs", "3", "optimization.epochs", "4"), 1, "epochs is set twice")
+    for model in ("nonsense/none", "{choice: [transformer, nonsense/none]}"):
+        refused(cli("train", "config", "set", "c", "model", model), 1, "unknown model type 'nonsense/none'", "hub:ID")
+    for model in ("mine", "mine/3", "mine@champion", "hub:org/name", "codebert"):
+        assert cli("train", "config", "set", "c", "model", model).code == 0
+    assert cli("train", "config", "create", "--name", "v1.yaml").code == 0
+    assert cli("train", "config", "show", "v1.yaml").code == 0
 
 
 def test_sizes_of_pretrained_encoders_are_fixed(cli: Cli, samples_yaml: Write, tiny_hub: Path) -> None:
