@@ -94,13 +94,25 @@ def check_place(root: Path) -> Path:
     """Where a directory to write or replace really is, whatever names it, `.` too.
 
     Raises:
-        DataError: when commands work in it, and would then be in a directory that is gone.
+        DataError: when it is below a file, or commands work in it, and would then be in a directory that is gone.
     """
+    check_above(root)
     place = root.resolve()
     if Path.cwd().is_relative_to(place):
         hint = "Run the command from elsewhere, or name another directory."
         raise DataError("this would replace the current directory", where=str(root), hint=hint)
     return place
+
+
+def check_above(output: Path) -> None:
+    """Refuse an output below what is no directory, before any work.
+
+    Raises:
+        DataError: naming both.
+    """
+    above = next(parent for parent in output.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise DataError(f"cannot be written: {above} is a file", where=str(output), hint="Choose another place.")
 
 
 @contextlib.contextmanager

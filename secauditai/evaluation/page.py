@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from secauditai.data.replacing import check_above
 from secauditai.errors import DataError
 from secauditai.evaluation.masking import excerpt
 from secauditai.files import whole_file
@@ -43,11 +44,12 @@ def write_page(text: str, output: Path) -> None:
 
 
 def check_page(output: Path) -> None:
-    """Refuse to write a page over a file that is none of ours.
+    """Refuse to write a page over a file that is none of ours, or below a file.
 
     Raises:
         DataError: when there is one.
     """
+    check_above(output)
     try:
         with output.open("rb") as file:
             ours = MARK in file.read(HEAD)

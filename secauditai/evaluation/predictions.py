@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from secauditai.data.clean import Rejection
+from secauditai.data.replacing import check_above
 from secauditai.errors import DataError, ModelError
 from secauditai.files import whole_file
 from secauditai.models.bundle import Bundle
@@ -45,13 +46,14 @@ def predict_table(bundle: Bundle, table: pa.Table, *, backend: str = "torch", pr
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is taken or of an unknown kind, before any work is done.
+    """Refuse an output that is taken, below a file or of an unknown kind, before any work is done.
 
     Raises:
         DataError: naming the path.
     """
     if path.suffix not in OUTPUT_ENDINGS:
         raise DataError("the output must end in .parquet or .jsonl", where=str(path))
+    check_above(path)
     for written in (path, refused_path(path)):
         if written.exists() and not overwrite:
             raise DataError(

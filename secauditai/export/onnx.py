@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secauditai.data.replacing import check_above
 from secauditai.errors import ExportError
 from secauditai.files import whole_file
 from secauditai.models.bundle import Bundle, BundleCard
@@ -42,7 +43,9 @@ def export_onnx(
 
     Raises:
         ExportError: when the output exists.
+        DataError: when it is below a file.
     """
+    check_above(output)
     if output.exists() and not overwrite:
         raise ExportError("the output exists", where=str(output), hint="Use --overwrite, or choose another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)

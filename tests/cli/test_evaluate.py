@@ -33,6 +33,24 @@ def test_a_report_over_a_file_of_the_user_is_refused_before_any_work(cli: Cli, t
     assert (tmp_path / "mine.html").read_text() == "<p>mine"
 
 
+def test_an_output_below_a_file_is_refused_before_any_work(cli: Cli, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "m")
+    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "code.jsonl").write_text('{"code": "x = 1"}\n{"code": ""}\n')
+    lines = (
+        "export --model m --output taken/m.onnx",
+        "predict --model m --data code.jsonl --output taken/below/scores.jsonl",
+        "report --model m --output taken/report.html",
+        "validate --dataset nothing --report taken/report.html",
+        "prepare --dataset nothing --output taken/data",
+    )
+    for line in lines:
+        told = cli("train", *line.split())
+        place = f"{line.split()[-1]}: cannot be written: {tmp_path / 'taken'} is a file. Choose another place."
+        assert (told.code, told.err) == (1, f"Error: {place}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.jsonl", "m", "taken"]
+
+
 @pytest.mark.slow
 def test_a_model_that_never_saw_comments_is_judged_without_them(cli: Cli, tmp_path: Path) -> None:
     samples = make_samples(3)
