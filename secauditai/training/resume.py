@@ -14,7 +14,7 @@ from secauditai.data.tokens import build_token_store, open_token_store
 from secauditai.errors import DataError, RunError
 from secauditai.mirror import fetch, fetch_once
 from secauditai.progress import Progress, silent
-from secauditai.runs import FINISHED, Run, create_run, list_runs, newest_run, open_run, read_metrics
+from secauditai.runs import FINISHED, Run, RunLayout, create_run, list_runs, newest_run, open_run, read_metrics
 from secauditai.training.attempt import held
 from secauditai.training.changes import Changes, change_settings
 from secauditai.training.checkpoint import (
@@ -152,7 +152,11 @@ def _begun_run(workspace: Path, name: str, checkpoint: str) -> Run:
     """
     path = Path(checkpoint).absolute()
     if (path / "manifest.json").exists():
-        run = open_run(path.parent.parent)
+        root = path.parent.parent
+        if not RunLayout(root).info.exists():
+            hint = "Name latest, best, a step, or a directory below a run's `checkpoints`."
+            raise RunError("this is no checkpoint of a run", where=checkpoint, hint=hint)
+        run = open_run(root)
         if run.info.name != name:
             raise RunError(f"this checkpoint belongs to a run of {run.info.name!r}, not of {name!r}", where=str(path))
         return run

@@ -68,6 +68,13 @@ def test_a_path_names_its_own_run_and_no_other_model(trained: Run, run: Run, tmp
         resolve_resume(tmp_path, "other", str(checkpoint.root))
 
 
+def test_a_directory_that_is_no_checkpoint_is_named_as_it_was_typed(data: Path, run: Run, tmp_path: Path) -> None:
+    for typed in (str(data), f"{data}/../data"):
+        with pytest.raises(RunError, match="this is no checkpoint of a run") as error:
+            resolve_resume(tmp_path, "m", typed)
+        assert error.value.where == typed
+
+
 def test_the_summary_says_where_the_run_stands_and_what_changed(run: Run, tmp_path: Path) -> None:
     recipe = json.loads(run.layout.recipe.read_text())
     recipe["promise"]["noted"]["host"] = "elsewhere"
