@@ -17,6 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 WORKSPACE_VARIABLE = "SECAUDITAI_WORKSPACE"
 DEFAULT_WORKSPACE = ".secauditai"
+WORKSPACE_HINT = "Give a local directory or s3://bucket/prefix."
 
 
 def open_workspace(value: str) -> Path:
@@ -28,8 +29,12 @@ def open_workspace(value: str) -> Path:
     if is_remote(value):
         return open_mirror(value)
     if "://" in value:
-        raise ConfigError(f"{value} is no workspace", hint="Give a local directory or s3://bucket/prefix.")
-    return Path(value).expanduser().absolute()
+        raise ConfigError(f"{value} is no workspace", hint=WORKSPACE_HINT)
+    workspace = Path(value).expanduser().absolute()
+    nearest = next(path for path in (workspace, *workspace.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{value} is no workspace: {nearest} is a file", hint=WORKSPACE_HINT)
+    return workspace
 
 
 workspace_option = click.option(

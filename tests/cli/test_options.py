@@ -1,7 +1,9 @@
 """Flags that are derived from the settings."""
 
 import json
+from pathlib import Path
 
+import pytest
 from conftest import Cli
 
 
@@ -16,3 +18,13 @@ def test_a_flag_unsets_what_a_configuration_says(cli: Cli) -> None:
     assert shown() == [5, "0", True, "transformer"]
     assert shown("--max-steps", "null", "--gpu", "none", "--no-augment") == [None, None, False, "transformer"]
     assert "max_steps: null  (flag)" in cli("train", "config", "show", "c", "--max-steps", "null").out
+
+
+@pytest.mark.parametrize("line", ["runs list", "train config list", "train start", "train monitor --model m"])
+@pytest.mark.parametrize("name", ["taken", "taken/below/it"])
+def test_a_file_is_no_workspace(cli: Cli, tmp_path: Path, line: str, name: str) -> None:
+    (tmp_path / "taken").write_text("mine")
+    told = cli(*line.split(), "--workspace", name)
+    assert told.code == 1
+    where = f"{name} is no workspace: {tmp_path / 'taken'} is a file"
+    assert told.err == f"Error: {where}. Give a local directory or s3://bucket/prefix.\n"
