@@ -45,7 +45,7 @@ def create(name: str, model: str, overwrite: bool, workspace: Path, as_json: boo
     check_model_type(model, workspace)
     path = NamedConfigs(workspace).create(name, {"model": model}, overwrite=overwrite)
     out.say(f"Created {path}: training starts from {model}; every other setting has its default.")
-    out.next_step(f"secauditai train config set {name} epochs 20 batch_size 32")
+    out.next_step("train", "config", "set", name, "epochs", 20, "batch_size", 32)
     out.document({"name": name, "path": str(path), "model": model})
 
 
@@ -75,7 +75,7 @@ def set_(ctx: click.Context, /, name: str, pairs: tuple[str, ...], workspace: Pa
     for key, value in changes.items():
         out.say(f"{key} = {_shown(value)}")
     spaces = [key for key, value in layer.items() if isinstance(value, Space)]
-    out.next_step(f"secauditai train {'tune' if spaces else 'start'} --config {name} --data security_dataset")
+    out.next_step("train", "tune" if spaces else "start", "--config", name, "--data", "security_dataset")
     out.document({"name": name, "settings": {key: _shown(value) for key, value in layer.items()}})
 
 
@@ -155,7 +155,7 @@ def list_(workspace: Path, as_json: bool) -> None:
         out.say(name)
     if not names:
         out.say("There is no configuration yet.")
-        out.next_step("secauditai train config create --name custom_model --type transformer")
+        out.next_step("train", "config", "create", "--name", "custom_model", "--type", "transformer")
     out.document({"configs": names})
 
 

@@ -76,7 +76,7 @@ def prepare(
         out.warn(f"{done.rejected} samples were refused; see {done.dataset.layout.rejected}")
     if was_split:
         out.warn("the dataset that was replaced had splits; this one has none yet")
-    out.next_step(f"secauditai train split --dataset {quote(str(output))}")
+    out.next_step("train", "split", "--dataset", output)
     out.document(
         {
             "read": done.read,
@@ -147,7 +147,7 @@ def split(
     root = Path(dataset)
     clear_leftovers(root)
     if not is_dataset(root):
-        hint = f"`secauditai train prepare --dataset {dataset} --output training_data` makes one."
+        hint = f"`secauditai train prepare --dataset {quote(dataset)} --output training_data` makes one."
         raise DataError(f"{dataset} is not a prepared dataset", hint=hint)
     opened = open_dataset(root)
     plan = SplitPlan(ratios, seed, extend=open_dataset(extend) if extend else None, **ways)
@@ -156,7 +156,7 @@ def split(
     if opened.splits():
         out.say(f"Replaced the splits of {root}")
     _show_split(out, result)
-    out.next_step(f"secauditai train finetune --model transformer --data {quote(dataset)}")
+    out.next_step("train", "finetune", "--model", "transformer", "--data", dataset)
     counts = {**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters}
     out.document({**counts, "bridges": result.bridges, "drift": result.drift})
 

@@ -76,7 +76,7 @@ def evaluate(
     send(found.evaluations)
     _show(result, list(names), out)
     out.say(f"Stored in {address_of(path)}")
-    out.next_step(f"secauditai train report --model {spec} --output report.html")
+    out.next_step("train", "report", "--model", spec, "--output", "report.html")
     out.document(result.document)
     from secauditai.metrics import METRICS
 

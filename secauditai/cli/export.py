@@ -43,7 +43,7 @@ def export(spec: str, kind: str, output: Path, opset: int, overwrite: bool, work
     with out.progress() as progress:
         info = export_onnx(found.bundle, output, opset=opset, overwrite=overwrite, progress=progress)
     out.say(f"Wrote {info.path.absolute()} ({info.path.stat().st_size / 2**20:.1f} MiB, {kind} opset {info.opset})")
-    out.next_step(f"secauditai train verify --model {output}")
+    out.next_step("train", "verify", "--model", output)
     out.document({"path": str(info.path.absolute()), "sha256": info.sha256, "opset": info.opset})
 
 

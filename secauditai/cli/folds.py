@@ -50,14 +50,14 @@ def _show_plan(plan: FoldsPlan, out: Output) -> None:
 def _report(record: Record, out: Output) -> None:
     if record.finished is None:
         out.say(f"Stopped with {len(record.runs)} of {record.folds} folds done.")
-        out.next_step(f"secauditai train resume --model {record.name}")
+        out.next_step("train", "resume", "--model", record.name)
         out.document({"cross_validation_id": record.record_id, "model": record.name, "done": sorted(record.runs)})
         return
     document = record.document
     _show_folds(document, out)
     versions = ", ".join(f"{record.name}/{version} (fold {fold})" for fold, version in sorted(record.versions.items()))
     out.say(f"{record.folds} folds in {duration(document['seconds'])}. Registered {versions}")
-    out.next_step(f"secauditai train report --model {record.name} --output report.html")
+    out.next_step("train", "report", "--model", record.name, "--output", "report.html")
     out.document(document)
 
 

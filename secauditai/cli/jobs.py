@@ -112,7 +112,7 @@ def stop(job_id: str, address: str, workspace: Path, as_json: bool) -> None:
     else:
         api.stop(job_id)
         out.say(f"{job_id} is asked to stop.")
-        out.next_step(f"secauditai jobs status {job_id} --address {address}")
+        out.next_step("jobs", "status", job_id, "--address", address)
     out.document(_document(job))
 
 

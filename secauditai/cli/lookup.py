@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from secauditai.errors import ModelError
@@ -37,7 +38,7 @@ def find_model(spec: str, workspace: Path) -> FoundModel:
 
     resolved = resolve_model(spec, workspace)
     if resolved.bundle is None:
-        hint = f"`secauditai train finetune --model {spec} --data …` trains one."
+        hint = f"`secauditai train finetune --model {quote(spec)} --data …` trains one."
         raise ModelError(f"{resolved.description} is not a trained model", where=spec, hint=hint)
     bundle = open_bundle(resolved.bundle)
     run_id = str(bundle.card.provenance.get("run_id") or "")

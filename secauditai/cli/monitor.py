@@ -137,4 +137,4 @@ def _show_summary(run: Run, state: dict[str, Any], out: Output) -> None:
     if state["version"] is not None:
         out.say(f"Registered as {state['model']}/{state['version']}.")
     if (step := after_run(run)) is not None:
-        out.next_step(step)
+        out.next_step(*step)

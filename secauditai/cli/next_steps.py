@@ -1,23 +1,21 @@
 """What a user would do next with a training: the hint at the end of several commands."""
 
-from shlex import quote
-
 from secauditai.runs import RUNNING, Run, RunInfo
 
 
-def after_training(info: RunInfo) -> str:
-    """The command after a training whose model is registered."""
-    data = quote(info.dataset or "DATA")
+def after_training(info: RunInfo) -> list[str]:
+    """The words of the command after a training whose model is registered."""
+    data = info.dataset or "DATA"
     if info.kind == "base":
-        return f"secauditai train finetune --model {info.name} --data {data}"
-    return f"secauditai train evaluate --model {info.name} --test-data {data}"
+        return ["train", "finetune", "--model", info.name, "--data", data]
+    return ["train", "evaluate", "--model", info.name, "--test-data", data]
 
 
-def after_run(run: Run) -> str | None:
-    """The command for a run as it stands; None when it goes on, or came to nothing that could go on."""
+def after_run(run: Run) -> list[str] | None:
+    """The words of the command for a run as it stands; None when it goes on, or came to nothing that could go on."""
     info = run.info
     if info.model_version is not None:
         return after_training(info)
     if (info.status == RUNNING and not info.process_is_gone()) or not run.layout.recipe.exists():
         return None
-    return f"secauditai train resume --model {info.name}"
+    return ["train", "resume", "--model", info.name]

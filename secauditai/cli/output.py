@@ -1,6 +1,7 @@
 """What commands print: text for people, one JSON document for machines, one progress line for long work."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -38,9 +39,9 @@ class Output:
             ]
             self.say("  " + "  ".join(cells).rstrip())
 
-    def next_step(self, command: str) -> None:
-        """Say what a user would do now."""
-        self.say(f"Next: {command}")
+    def next_step(self, *words: object) -> None:
+        """Say what a user would do now: the words of a command after `secauditai`."""
+        self.say(f"Next: {shlex.join(['secauditai', *map(str, words)])}")
 
     def document(self, document: dict[str, Any]) -> None:
         """Print the JSON document when it was asked for."""

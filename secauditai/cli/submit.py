@@ -185,5 +185,5 @@ def _detach(api: Any, job_id: str, target: "Target", out: Output) -> int:
         out.say(f"Job {job_id} is asked to stop; a training writes a checkpoint first.")
         return DETACHED
     out.say(f"Detached; job {job_id} goes on.")
-    out.next_step(f"secauditai jobs logs {job_id} --follow --address {target.address}")
+    out.next_step("jobs", "logs", job_id, "--follow", "--address", target.address)
     return DETACHED

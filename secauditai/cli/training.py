@@ -207,7 +207,7 @@ def resume(
         info = found.run.info
         version = f"{name}/{info.model_version}"
         out.say(f"Run {info.run_id} is complete at step {info.total_steps} and registered as {version}.")
-        out.next_step(after_training(info))
+        out.next_step(*after_training(info))
         from secauditai.pipeline import outcome_of
 
         out.document(outcome_of(found.run).document())
@@ -303,10 +303,10 @@ def _report(outcome: Any, out: Output, **more: Any) -> None:
         out.say(
             f"Stopped at step {outcome.global_step} of {info.total_steps} after {duration(outcome.seconds)} ({rate})."
         )
-        out.next_step(f"secauditai train resume --model {info.name}")
+        out.next_step("train", "resume", "--model", info.name)
     else:
         shown = ", ".join(f"{key} {number(value)}" for key, value in outcome.metrics.items())
         out.say(f"Step {outcome.global_step} in {duration(outcome.seconds)} ({rate}); validation: {shown}")
         out.say(f"Registered {info.name}/{outcome.version} from {outcome.run.root}")
-        out.next_step(after_training(info))
+        out.next_step(*after_training(info))
     out.document(outcome.document() | more)

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -221,10 +220,9 @@ def _show_result(result: "SweepResult", out: Output) -> None:
     out.say(f"Best: {ledger.metric} {value}, saved as {ledger.best_config}, registered as {version}")
     out.say(f"Summary: {ledger.layout.summary}")
     if ledger.status != "finished":
-        out.next_step(f"secauditai train tune --resume {ledger.sweep_id}")
+        out.next_step("train", "tune", "--resume", ledger.sweep_id)
     else:
-        data = quote(ledger.fixed["data"])
-        out.next_step(f"secauditai train evaluate --model {quote(version)} --test-data {data}")
+        out.next_step("train", "evaluate", "--model", version, "--test-data", ledger.fixed["data"])
     out.document(result.document())
 
 

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -199,8 +198,8 @@ def _next_step(dataset: str, result: "Validation", out: Output) -> None:
     from secauditai.data.dataset import is_dataset
 
     if not is_dataset(Path(dataset)):
-        out.next_step(f"secauditai train prepare --dataset {quote(dataset)} --output training_data")
+        out.next_step("train", "prepare", "--dataset", dataset, "--output", "training_data")
     elif count_findings(result.findings, "not_split"):
-        out.next_step(f"secauditai train split --dataset {quote(dataset)}")
+        out.next_step("train", "split", "--dataset", dataset)
     else:
-        out.next_step(f"secauditai train finetune --model transformer --data {quote(dataset)}")
+        out.next_step("train", "finetune", "--model", "transformer", "--data", dataset)

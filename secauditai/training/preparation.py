@@ -7,6 +7,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -133,7 +134,7 @@ def _training_tables(dataset: Dataset) -> tuple[pa.Table, pa.Table]:
         raise DataError(
             f"{dataset.name} has no train and val splits",
             where=str(dataset.root),
-            hint=f"`secauditai train split --dataset {dataset.name}` makes them.",
+            hint=f"`secauditai train split --dataset {quote(dataset.name)}` makes them.",
         )
     return dataset.table("train"), dataset.table("val")
 

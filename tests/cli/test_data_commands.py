@@ -1,9 +1,12 @@
 """What the data commands say to people."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from conftest import Cli
+from tiny_bundle import make_bundle
 
 
 def test_replacing_a_split_dataset_says_that_its_splits_are_gone(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
@@ -24,3 +27,24 @@ def test_validate_says_what_a_prepared_dataset_left_out(cli: Cli, samples_yaml: 
     assert "60 of 61 samples are good" in told
     assert "Left out before: 1 refused (bad_label); " in told
     assert "rejected.jsonl lists the refused" in told
+
+
+def next_step(out: str) -> list[str]:
+    return shlex.split(next(line for line in out.splitlines() if line.startswith("Next: ")))
+
+
+@pytest.mark.slow
+def test_what_to_do_next_can_be_pasted_into_a_shell(
+    cli: Cli, samples_yaml: Callable[..., Path], tmp_path: Path
+) -> None:
+    samples_yaml(10, "my samples.yaml")
+    make_bundle(tmp_path / "my model")
+    missing = cli("train", "split", "--dataset", "my samples.yaml")
+    assert "`secauditai train prepare --dataset 'my samples.yaml' --output training_data` makes one." in missing.err
+    done = cli("train", "prepare", "--dataset", "my samples.yaml", "--output", "my data")
+    assert next_step(done.out)[1:] == ["secauditai", "train", "split", "--dataset", "my data"]
+    assert next_step(cli(*next_step(done.out)[2:]).out)[-2:] == ["--data", "my data"]
+    told = cli("train", "evaluate", "--model", "my model", "--test-data", "my data", "--metrics", "f1")
+    assert "--model 'my model' --output report.html" in told.out
+    told = cli("train", "export", "--model", "my model", "--output", "my model.onnx")
+    assert next_step(told.out)[-2:] == ["--model", "my model.onnx"]
