@@ -1,6 +1,7 @@
 """`train evaluate`, `report` and `predict`: what a trained model is worth, and what it says."""
 
 import math
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,24 @@ backend_option = click.option(
 )
 
 
+class MetricsOption(click.Option):
+    """An option whose help lists all metrics, which are imported for the help alone: numpy takes its time."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The flag and its help."""
+        from secauditai.metrics import METRICS
+
+        listed = copy(self)
+        listed.help = f"{self.help} of {', '.join(METRICS)}."
+        return super(MetricsOption, listed).get_help_record(ctx)
+
+
 @click.command(cls=OneProcessCommand)
 @model_option
 @click.option("--test-data", default=None, help="Data to evaluate on; default the model's own test split.")
-@click.option("--metrics", default=DEFAULT_METRICS, show_default=True, help="Comma-separated metrics.")
+@click.option(
+    "--metrics", cls=MetricsOption, default=DEFAULT_METRICS, show_default=True, help="Comma-separated metrics"
+)
 @click.option(
     "--min",
     "gates",

@@ -12,10 +12,16 @@ from tiny_bundle import make_bundle
 
 from secauditai.data.schema import parse_sample
 from secauditai.evaluation.evaluate import evaluate, newest_evaluation, save_evaluation
+from secauditai.metrics import METRICS
 from secauditai.models.bundle import refresh_manifest
 from secauditai.training.finish import training_keys
 
 Write = Callable[..., Path]
+
+
+def test_the_help_lists_all_metrics(cli: Cli) -> None:
+    told = " ".join(cli("train", "evaluate", "--help").out.split())
+    assert f"Comma-separated metrics of {', '.join(METRICS)}." in told
 
 
 def test_one_metric_per_gate(cli: Cli) -> None:
