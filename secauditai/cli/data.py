@@ -12,7 +12,6 @@ from secauditai.cli.options import address_option, given_settings, json_option, 
 from secauditai.cli.output import Output, duration
 from secauditai.cli.submit import ComputeCommand
 from secauditai.config.files import resolve_config
-from secauditai.config.leaves import leaves
 from secauditai.config.settings import CleaningSettings
 from secauditai.errors import ConfigError, DataError
 
@@ -96,7 +95,7 @@ def prepare(
 @click.option("--train", type=float, default=0.8, show_default=True, help="Share of samples to train on.")
 @click.option("--val", type=float, default=0.1, show_default=True, help="Share to select the best weights on.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Share to evaluate on.")
-@click.option("--seed", type=int, default=leaves()["seed"].default, show_default=True, help="Seed of the split.")
+@setting_options("seed")
 @click.option(
     "--by-time", metavar="FIELD", help="Oldest to train, newest to test, by this metadata field, such as time."
 )
@@ -119,7 +118,6 @@ def split(
     train: float,
     val: float,
     test: float,
-    seed: int,
     extend: Path | None,
     address: str | None,
     as_json: bool,
@@ -150,9 +148,10 @@ def split(
         hint = f"`secauditai train prepare --dataset {quote(dataset)} --output training_data` makes one."
         raise DataError(f"{dataset} is not a prepared dataset", hint=hint)
     opened = open_dataset(root)
-    plan = SplitPlan(ratios, seed, extend=open_dataset(extend) if extend else None, **ways)
-    minimum = resolve_config(given_settings(ctx)).input.ray_data_min_mb
-    result = split_dataset(opened, plan, Runner(opened.megabytes >= minimum, address))
+    config = resolve_config(given_settings(ctx))
+    plan = SplitPlan(ratios, config.execution.seed, extend=open_dataset(extend) if extend else None, **ways)
+    through_ray = opened.megabytes >= config.input.ray_data_min_mb
+    result = split_dataset(opened, plan, Runner(through_ray, address))
     if opened.splits():
         out.say(f"Replaced the splits of {root}")
     _show_split(out, result)

@@ -24,6 +24,16 @@ def test_ways_without_ratios_refuse_them(cli: Cli, samples_yaml: Callable[..., P
     assert "fold_0: 20 samples (33.3%; 10 safe, 10 vulnerability)" in ended.out
 
 
+def test_the_seed_is_the_setting(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
+    assert cli("train", "prepare", "--dataset", str(samples_yaml(30)), "--output", "data").code == 0
+    for seed in ("-1", 2**31):
+        ended = cli("train", "split", "--dataset", "data", "--seed", seed)
+        assert ended.code == 2
+        assert f"seed: '{seed}' is not accepted" in ended.err
+    assert cli("train", "split", "--dataset", "data", "--seed", 2**31 - 1).code == 0
+    assert open_dataset(Path("data")).manifest["splits"]["seed"] == 2**31 - 1
+
+
 def test_the_help_of_by_time_names_the_field_that_readers_write() -> None:
     option = next(param for param in split.params if param.name == "by_time")
     assert "such as time." in str(option.to_info_dict()["help"])
