@@ -232,7 +232,12 @@ def run_names(workspace: Path) -> list[str]:
 
 
 def newest_run(workspace: Path, name: str) -> Run:
-    """The newest run of a model's name; of a sweep's trials only those whose model is registered count.
+    """The newest of `model_runs`."""
+    return model_runs(workspace, name)[-1]
+
+
+def model_runs(workspace: Path, name: str) -> list[Run]:
+    """The runs of a model's name, oldest first; of a sweep's trials only those whose model is registered count.
 
     Raises:
         RunError: when there is none.
@@ -242,7 +247,7 @@ def newest_run(workspace: Path, name: str) -> Run:
         known = run_names(workspace)
         hint = f"Runs here: {', '.join(known)}." if known else "`secauditai train start` or `finetune` makes one."
         raise RunError(f"there is no run of {name!r} in {workspace}", hint=hint)
-    return runs[-1]
+    return runs
 
 
 def find_run(workspace: Path, run_id: str) -> Run | None:

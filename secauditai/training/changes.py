@@ -8,7 +8,7 @@ from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
 from secauditai.config.settings import TrainConfig
 from secauditai.errors import RunError
-from secauditai.training.devices import choose_devices_at
+from secauditai.training.devices import choose_devices_at, restrict_gpus
 from secauditai.training.recipe import Recipe
 
 DECISIVE = ("seed", "precision")
@@ -27,20 +27,31 @@ class Changes:
     config: TrainConfig
     recipe: Recipe
     notes: list[str]
+    forgets_memory: bool
+    """Whether a new micro-batch budget replaces what out of memory has made of the old one."""
 
 
 def change_settings(
-    config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any], address: str | None = None
+    config: TrainConfig, recipe: Recipe, flags: Mapping[str, Any], budget: int, address: str | None = None
 ) -> Changes:
-    """Apply the flags of a `resume`; those about devices mean the cluster at the address, if there is one.
+    """Apply the flags of a `resume`.
+
+    Args:
+        config: the run's settings.
+        recipe: what they came to.
+        flags: settings that the command line names.
+        budget: of micro-batches, in force now; out of memory may have halved the recipe's.
+        address: the Ray cluster that flags about devices mean, if there is one.
 
     Raises:
         RunError: when one would change the training, with both values.
     """
     before = config.flat()
-    given = {name: value for name, value in flags.items() if value != before[name]}
+    now = recipe.model_copy(update={"micro_batch_tokens": budget})
+    in_force = {name: _in_force(before[name], now, name) for name in flags}
+    given = {name: value for name, value in flags.items() if value != in_force[name]}
     refused = [
-        f"{leaves()[name].flag} {_shown(before[name], recipe, name)} → {value}"
+        f"{leaves()[name].flag} {in_force[name] or 'default'} → {value}"
         for name, value in given.items()
         if name not in LIMITS and (leaves()[name].section != "execution" or name in DECISIVE)
     ]
@@ -59,15 +70,16 @@ def change_settings(
     if any(name in given for name in LIMITS):
         update["health"] = changed.health.model_dump()
     notes: list[str] = []
-    if any(name in given for name in DEVICES):
+    restrict_gpus(execution.gpu)
+    if any(name in flags for name in DEVICES):  # the same words may mean other devices here
         devices = choose_devices_at(address, execution)
         update |= {name: value for name, value in vars(devices).items() if name in Recipe.model_fields}
         notes += [devices.warning] if devices.warning else []
     after = Recipe.model_validate(recipe.model_dump() | update)
     broken = [
-        f"{name} {getattr(recipe, name)} → {getattr(after, name)}"
+        f"{name} {getattr(now, name)} → {update[name]}"
         for name in PROMISED
-        if getattr(recipe, name) != getattr(after, name)
+        if name in update and update[name] != getattr(now, name)
     ]
     if broken:
         notes.append(f"bit-identical to an undisturbed run is no longer promised: {', '.join(broken)}")
@@ -76,9 +88,10 @@ def change_settings(
         for name, value in given.items()
         if name not in (*PROMISED, *DEVICES)
     ]
-    return Changes(changed, after, notes)
+    return Changes(changed, after, notes, forgets_memory="micro_batch_tokens" in given)
 
 
-def _shown(value: Any, recipe: Recipe, name: str) -> Any:
-    """A setting's value, or what its default was resolved to."""
-    return value if value is not None else getattr(recipe, name, None) or "default"
+def _in_force(value: Any, recipe: Recipe, name: str) -> Any:
+    """A setting's value, or what its default or `auto` was resolved to."""
+    resolved = value in (None, "auto") or name == "micro_batch_tokens"
+    return getattr(recipe, name, value) if resolved and name not in DEVICES else value

@@ -190,8 +190,10 @@ def list_checkpoints(directory: Path) -> list[CheckpointLayout]:
     return [item for item in _directories(directory) if item.manifest.exists()]
 
 
-def newest_checkpoint(directory: Path, report_damage: Callable[[str], None]) -> CheckpointLayout | None:
-    """The newest checkpoint that training can go on from; damaged ones are reported and passed over.
+def newest_checkpoint(
+    directory: Path, report_damage: Callable[[str], None], until: int | None = None
+) -> CheckpointLayout | None:
+    """The newest checkpoint (until a step) that training can go on from; damaged ones are reported and passed over.
 
     One whose best checkpoint so far is damaged or missing is passed over too: going on from an earlier one makes the
     best one again.
@@ -201,6 +203,8 @@ def newest_checkpoint(directory: Path, report_damage: Callable[[str], None]) -> 
     """
     reasons: list[str] = []
     for checkpoint in reversed(_directories(directory)):
+        if until is not None and checkpoint.step > until:
+            continue
         try:
             check_checkpoint(checkpoint)
             _check_best(checkpoint)

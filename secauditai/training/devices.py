@@ -71,9 +71,14 @@ def choose_devices_at(address: str | None, settings: ExecutionSettings) -> Devic
     return choose_devices(settings, cpus=cluster.cpus, gpus=cluster.gpus)
 
 
-def _local_gpus(wanted: str | None) -> int:
+def restrict_gpus(wanted: str | None) -> None:
+    """Let this process and its children see no other CUDA devices than those of `--gpu`; before any is used."""
     if wanted is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = wanted
+
+
+def _local_gpus(wanted: str | None) -> int:
+    restrict_gpus(wanted)
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

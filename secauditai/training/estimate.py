@@ -56,7 +56,8 @@ def estimate_rest(found: Resumption) -> dict[str, Any]:
     lengths = train.lengths[:, 0] if train else np.zeros(0, np.int64)
     per_epoch = _tokens(lengths, recipe.windowing) if train else None
     left = recipe.total_steps - found.step
-    budget = budget_at(read_budgets(run.layout.memory), found.step + 1, recipe.micro_batch_tokens)
+    budgets = [] if found.changes.forgets_memory else read_budgets(run.layout.memory)
+    budget = budget_at(budgets, found.step + 1, recipe.micro_batch_tokens)
     micro_batch = _largest(lengths, recipe.windowing, budget)
     memory = _bytes(shape, micro_batch, recipe.optimization.optimizer, checkpointing=recipe.gradient_checkpointing)
     return {

@@ -23,7 +23,12 @@ SIGMAS, FACTOR = 6.0, 10.0
 """A spike is both: this many robust standard deviations of the log norm above its median, and this many times it."""
 COLLAPSED, BALANCED = 0.99, 0.9
 """A class is collapsed onto when it has this share of the decisions and less than that share of the labels."""
+MANY_OTHERS = 20
+"""Samples of other labels of which a model that has not collapsed decides one, however rare they are."""
 SHOWN_SAMPLES = 8
+LOWER = "Start a new run with a lower --learning-rate or --gradient-clip."
+NON_FINITE = "non_finite"
+"""The event of a loss, a gradient or outputs that are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,14 @@ class Decided:
     """Of all decisions."""
     true_share: float
     """Of all labels."""
+    others: int
+    """Samples with another label."""
+
+    @property
+    def is_collapse(self) -> bool:
+        """Whether the data alone does not explain it."""
+        too_many = self.decided_share >= COLLAPSED and self.true_share < BALANCED
+        return too_many or (self.decided_share == 1.0 and self.others >= MANY_OTHERS)
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,11 @@ class Health:
         self.policies = policies
         self._state = HealthState(**state)
 
+    @property
+    def skipped(self) -> int:
+        """The newest steps in a row that were skipped because they were not finite."""
+        return self._state.skipped
+
     def state(self) -> dict[str, Any]:
         """A copy of what it remembers, for the checkpoint."""
         return asdict(self._state)
@@ -119,11 +137,7 @@ class Health:
 
     def after_validation(self, step: int, decided: Mapping[str, Decided]) -> list[Finding]:
         """Take note of the decisions that a validation made, by task."""
-        counts = {
-            task: self._state.collapsed.get(task, 0) + 1
-            for task, most in decided.items()
-            if most.decided_share >= COLLAPSED and most.true_share < BALANCED
-        }
+        counts = {task: self._state.collapsed.get(task, 0) + 1 for task, most in decided.items() if most.is_collapse}
         self._change(collapsed=counts)
         due = [task for task, count in counts.items() if count == self.policies.collapse_validations]
         return [self._collapse(step, task, decided[task]) for task in due]
@@ -144,11 +158,11 @@ class Health:
         values = {"loss": str(loss), "gradient_norm": str(norm), "skipped": skipped, "samples": samples}
         stop = f"the loss was not finite in {skipped} steps in a row, the last one step {step}"
         return Finding(
-            "non_finite",
+            NON_FINITE,
             f"skipped, because the loss ({loss:g}) or the gradient norm ({norm:g}) is not finite",
             values,
             stop if skipped > self.policies.max_skipped else None,
-            "Lower --learning-rate or --gradient-clip.",
+            LOWER,
         )
 
     def _spike(self, step: int, norm: float, samples: list[str]) -> Finding:
@@ -162,7 +176,7 @@ class Health:
             stop = f"gradients explode: {count} spikes of their norm within {WINDOW} steps, the last one in step {step}"
         values = {"gradient_norm": norm, "usual_gradient_norm": usual, "spikes": count, "samples": samples}
         message = told if policy == "warn" else f"skipped, because {told}"
-        advice = "Lower --learning-rate, or --gradient-clip, or raise --warmup-ratio."
+        advice = f"{LOWER.rstrip('.')}, or a higher --warmup-ratio."
         return Finding("spike", message, values, stop, advice)
 
     def _collapse(self, step: int, task: str, most: Decided) -> Finding:
@@ -173,7 +187,10 @@ class Health:
         )
         stop = f"{told}, at step {step}" if self.policies.on_collapse == "stop" else None
         values = {"task": task, "label": most.label, "share": most.decided_share, "true_share": most.true_share}
-        advice = "Lower --learning-rate, raise --warmup-ratio, or use --sampling balanced or --class-weights balanced."
+        advice = (
+            "In a new run, lower --learning-rate, raise --warmup-ratio, or use --sampling balanced or "
+            "--class-weights balanced."
+        )
         return Finding("collapse", f"{told}. {advice}" if stop is None else told, values, stop, advice)
 
 
@@ -187,14 +204,15 @@ def most_decided(targets: npt.NDArray[np.int64], decisions: npt.NDArray[np.int64
     """
     counts = np.bincount(decisions, minlength=len(labels))
     most, total = int(counts.argmax()), max(1, len(decisions))
-    return Decided(labels[most], float(counts[most] / total), float((targets == most).sum() / total))
+    matching = int((targets == most).sum())
+    return Decided(labels[most], float(counts[most] / total), matching / total, len(targets) - matching)
 
 
 def non_finite_validation(step: int, samples: list[str]) -> Finding:
     """What is found when a validation's numbers are not finite: the weights are of no use from here on."""
     told = f"the model's outputs on the validation split are not finite after step {step}"
     values = {"samples": samples}
-    return Finding("non_finite", told, values, told, "Lower --learning-rate or --gradient-clip.")
+    return Finding(NON_FINITE, told, values, told, LOWER)
 
 
 def _finite(loss: float, norm: float) -> bool:

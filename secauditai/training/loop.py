@@ -20,7 +20,7 @@ from secauditai.runs import RunLayout
 from secauditai.training.attempt import AttemptLayout, write_failure
 from secauditai.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint
 from secauditai.training.goal import is_better, undefined_goal
-from secauditai.training.health import Finding, Health, non_finite_validation
+from secauditai.training.health import NON_FINITE, Finding, Health, non_finite_validation
 from secauditai.training.journal import Journal, open_journal
 from secauditai.training.memory import budget_at, halved, read_budgets, write_budgets
 from secauditai.training.model import build_model
@@ -120,6 +120,7 @@ class Loop:
             fresh = not self._continue_from_newest()
             if self.rank.leads:
                 self.journal = stack.enter_context(open_journal(self.recipe, self.layout, self.state))
+            self.rank.wait()  # before the first step is begun: the leading rank may have to wait for its lock
             self._note_world_size()
             if fresh:
                 self._save()
@@ -190,8 +191,15 @@ class Loop:
         state.finished = last or (0 < recipe.early_stopping <= state.stale_validations)
         if result.stop and not state.finished:
             state.stopped_by = "request"
-        if improved or state.finished or state.stopped_by or (self.journal and self.journal.due(step)):
+        if improved or state.finished or state.stopped_by or (self._is_sound() and self._is_due(step)):
             self._save()
+
+    def _is_sound(self) -> bool:
+        """Whether the newest step could be made; while steps are skipped the weights may be of no use."""
+        return self.health.skipped == 0
+
+    def _is_due(self, step: int) -> bool:
+        return self.journal is not None and self.journal.due(step)
 
     def _validate(self) -> bool:
         """Measure the validation split; tell whether it is the best so far."""
@@ -246,14 +254,18 @@ class Loop:
         logger.warning("step %d: %s; %s", self.state.global_step, finding.message, finding.values)
         self._record("event", finding.record())
         if finding.stop is not None:
-            raise finding.error(self._last_good())
+            raise finding.error(self._last_good(finding))
 
-    def _last_good(self) -> str:
-        """The newest checkpoint, once the leading rank has written what is on its way; all ranks ask together."""
+    def _last_good(self, finding: Finding) -> str:
+        """The newest checkpoint of use, once the leading rank has written what is on its way; all ranks ask together.
+
+        The last step that was made has shown that the loss of the weights before it is finite, not of those it left.
+        """
         if self.journal is not None:
             self.journal.settle()
         self.rank.sum(torch.zeros(1, device=self.rank.device))
-        return name_of_newest(self.layout.checkpoints)
+        made = self.state.global_step - self.health.skipped
+        return name_of_newest(self.layout.checkpoints, until=made - 1 if finding.event == NON_FINITE else made)
 
     def _budget(self) -> int:
         """The micro-batch budget of the next step."""

@@ -61,7 +61,8 @@ def check_divisible(batches: list[MicroBatch], store: TokenStore) -> None:
     sample = store.samples.column("id")[int(widest.samples[0])].as_py()
     raise RunError(
         f"sample {sample} alone does not fit into memory",
-        hint="Lower --max-windows or --max-length, use --gradient-checkpointing, or free memory on the machine.",
+        hint="Free memory on the machine and resume with a larger --micro-batch-tokens, or use "
+        "--gradient-checkpointing, or start a new run with a lower --max-windows or --max-length.",
     )
 
 

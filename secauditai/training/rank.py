@@ -55,6 +55,13 @@ class Rank:
         return contextlib.nullcontext()
 
 
+class RankLog(logging.FileHandler):
+    """The log of a rank; a disk that takes no more of it stops the run by its checkpoints, in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Print no traceback."""
+
+
 @contextlib.contextmanager
 def open_rank(
     recipe: Recipe, layout: RunLayout, index: int, world_size: int, node: str | None = None
@@ -78,7 +85,7 @@ def open_rank(
         torch.use_deterministic_algorithms(True, warn_only=True)
     layout.logs.mkdir(parents=True, exist_ok=True)
     log_path = layout.logs / f"rank_{index}.log"
-    log_file = logging.FileHandler(log_path, encoding="utf-8")
+    log_file = RankLog(log_path, encoding="utf-8")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(log_file)
     logger.setLevel(logging.INFO)

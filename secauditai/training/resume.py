@@ -14,7 +14,7 @@ from secauditai.data.tokens import build_token_store, open_token_store
 from secauditai.errors import DataError, RunError
 from secauditai.mirror import fetch, fetch_once
 from secauditai.progress import Progress, silent
-from secauditai.runs import FINISHED, Run, RunLayout, create_run, list_runs, newest_run, open_run, read_metrics
+from secauditai.runs import FINISHED, Run, RunLayout, create_run, model_runs, open_run, read_metrics
 from secauditai.training.attempt import held
 from secauditai.training.changes import Changes, change_settings
 from secauditai.training.checkpoint import (
@@ -24,6 +24,7 @@ from secauditai.training.checkpoint import (
     read_state,
     resolve_checkpoint,
 )
+from secauditai.training.memory import budget_at, read_budgets
 from secauditai.training.mirrored import fetch_run
 from secauditai.training.preparation import build_augmentation
 from secauditai.training.promise import check_promise, open_same_dataset, token_digest
@@ -74,6 +75,8 @@ class Resumption:
         with held(self.run.layout.driver_lock):  # a run that is trained keeps the settings it is trained with
             restore_stores(recipe, self.dataset, config, progress)
             write_layer(self.run.layout.config, config.flat())
+            if self.changes.forgets_memory:
+                self.run.layout.memory.unlink(missing_ok=True)
             write_recipe(self.run.layout.recipe, recipe)
         return self.run
 
@@ -113,7 +116,8 @@ def resolve_resume(
     if recipe.initial_bundle:
         fetch(Path(recipe.initial_bundle))
     dataset = open_same_dataset(Path(run.info.dataset or ""), recipe.promise)
-    changes = change_settings(resolve_config(read_layer(run.layout.config)), recipe, flags or {}, address)
+    budget = budget_at(read_budgets(run.layout.memory), (found.step if found else 0) + 1, recipe.micro_batch_tokens)
+    changes = change_settings(resolve_config(read_layer(run.layout.config)), recipe, flags or {}, budget, address)
     if address is None:
         _check_device(changes.recipe, run)
     return Resumption(run, found, branches, tuple(damaged), changes, dataset, tuple(noted))
@@ -160,8 +164,7 @@ def _begun_run(workspace: Path, name: str, checkpoint: str) -> Run:
         if run.info.name != name:
             raise RunError(f"this checkpoint belongs to a run of {run.info.name!r}, not of {name!r}", where=str(path))
         return run
-    newest_run(workspace, name)  # an error when there is none
-    begun = [run for run in list_runs(workspace, name) if run.layout.recipe.exists()]
+    begun = [run for run in model_runs(workspace, name) if run.layout.recipe.exists()]
     if not begun:
         raise RunError(
             f"no run of {name!r} came so far that it could go on; it was interrupted while being prepared",
@@ -238,7 +241,7 @@ def branch(workspace: Path, parent: Run, checkpoint: CheckpointLayout, changes: 
         **{key: value for key, value in asdict(info).items() if key in kept},
     )
     shutil.copytree(parent.layout.initial, run.layout.initial)
-    if parent.layout.memory.exists():
+    if parent.layout.memory.exists() and not changes.forgets_memory:
         shutil.copyfile(parent.layout.memory, run.layout.memory)
     write_layer(run.layout.config, changes.config.flat())
     run.layout.metrics.write_bytes(parent.layout.metrics.read_bytes()[: state.metrics_bytes])

@@ -23,10 +23,13 @@ PATIENCE_WITH_PEERS = 1.5
 """A rank that waits for others is allowed this much more time, so that the one they wait for is found first."""
 START_PATIENCE = 600.0
 """Seconds a rank may take at least before its first step: libraries, model and data are loaded."""
-COLLECTIVE_TIMEOUT = 2.0
-"""Timeout of a collective operation, in the same unit: behind the watchdog, which says more."""
 FRAMES = 6
 """Innermost frames that a report shows."""
+
+
+def collective_timeout(hang_timeout: float) -> int:
+    """Seconds after which a collective operation fails: behind the watchdog, which says more."""
+    return int(max(2 * hang_timeout, START_PATIENCE)) + 60
 
 
 class Pulse:

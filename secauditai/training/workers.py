@@ -19,6 +19,7 @@ from ray import PlacementGroupID
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch.distributed import DistError
 
 from secauditai.cluster import Cluster, cpu_share, work_labels
 from secauditai.errors import ClusterError
@@ -37,14 +38,19 @@ from secauditai.training.losses import Kind, Loss, WorkersLost, find_hang, first
 from secauditai.training.memory import is_out_of_memory
 from secauditai.training.recipe import Recipe
 from secauditai.training.rungs import rule_in
-from secauditai.training.watchdog import COLLECTIVE_TIMEOUT
+from secauditai.training.watchdog import collective_timeout
 
 BROKEN_PEER = (
     "connection closed by peer",
     "connection reset by peer",
     "connection refused",
     "timed out",
+    "application timeout",
     "broken pipe",
+    "socket closed",
+    "no route to host",
+    "remote process exited",
+    "communicator was aborted",
 )
 """What gloo and nccl say in the surviving ranks when another rank has died."""
 RAY_MEMORY_KILL = "running low on memory"
@@ -129,7 +135,7 @@ def build_trainer(recipe: Recipe, cluster: Cluster, config: dict[str, str], stor
         run_rank,
         alone=cluster.started_here,
         train_loop_config=config,
-        torch_config=GroupConfig(timeout_s=int(COLLECTIVE_TIMEOUT * recipe.hang_timeout) + 60, threads=recipe.threads),
+        torch_config=GroupConfig(timeout_s=collective_timeout(recipe.hang_timeout), threads=recipe.threads),
         scaling_config=scaling(recipe, cluster.cpus),
         run_config=RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(**retries)),
     )
@@ -197,7 +203,7 @@ def _worker_loss(error: Any, attempt: AttemptLayout) -> Loss:
         if is_out_of_memory(cause) or RAY_MEMORY_KILL in str(cause):
             return Loss(Kind.OUT_OF_MEMORY, f"{_who(ranks, index)}: {reason_of(cause)}", index)
     bugs = [cause for index, cause in causes.items() if index not in deaths and not _lost_its_peer(cause)]
-    if bugs:
+    if bugs and not deaths:  # whatever else a rank says that has lost another
         raise bugs[0] from error
     if not deaths:
         return Loss(Kind.WORKER, f"a rank lost its connection to another ({first_line(error)})")
@@ -219,7 +225,7 @@ def _cause(failure: Any) -> BaseException:
 
 
 def _lost_its_peer(error: BaseException) -> bool:
-    return any(word in str(error).lower() for word in BROKEN_PEER)
+    return isinstance(error, DistError) or any(word in str(error).lower() for word in BROKEN_PEER)
 
 
 def _who(ranks: dict[int, RankRecord], index: int) -> str:

@@ -89,10 +89,10 @@ def write_error(what: str, error: Exception, checkpoints: Path) -> RunError:
     )
 
 
-def name_of_newest(checkpoints: Path) -> str:
-    """The name of the newest checkpoint that is whole, for an error message."""
+def name_of_newest(checkpoints: Path, until: int | None = None) -> str:
+    """The name of the newest checkpoint that is whole, for an error message; of those until a step if there is one."""
     try:
-        newest = newest_checkpoint(checkpoints, logger.warning)
+        newest = newest_checkpoint(checkpoints, logger.warning, until)
     except RunError:
         newest = None
     return newest.root.name if newest else "none"

@@ -1,5 +1,7 @@
 """A setting that really diverges: each step multiplies the weights by minus nine, until they are no numbers any more."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,15 @@ def test_a_diverging_run_stops_with_step_samples_and_the_last_good_checkpoint(da
     assert skipped == list(range(skipped[0], skipped[0] + 3))
     assert f"the last one step {skipped[-1] + 1}" in str(stopped.value)
     assert "sample_" in str(stopped.value)
-    newest = list_checkpoints(run.layout.checkpoints)[-1]
-    assert f"The last good checkpoint is {newest.root.name}" in str(stopped.value)
+    named = re.search(r"The last good checkpoint is checkpoint_(\d+)", str(stopped.value))
+    assert named
     assert run.info.status == "failed"
+    assert not [c.step for c in list_checkpoints(run.layout.checkpoints) if c.step >= skipped[0]]
+    for checkpoint in list_checkpoints(run.layout.checkpoints):
+        if checkpoint.step > int(named[1]):
+            shutil.rmtree(checkpoint.root)
+    with pytest.raises(RunError):
+        launch(run)
+    again = [r for r in read_metrics(run.layout.metrics) if r["kind"] == "train" and r["step"] > int(named[1])]
+    assert again
+    assert not again[0].get("skipped")  # its weights are good

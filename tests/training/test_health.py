@@ -124,8 +124,8 @@ def test_repeated_spikes_stop_with_advice() -> None:
 
 def test_a_collapse_counts_after_some_validations_in_a_row() -> None:
     health = Health(HealthSettings(collapse_validations=2), {})
-    all_safe, mixed = {"t": Decided("safe", 1.0, 0.5)}, {"t": Decided("safe", 0.7, 0.5)}
-    rare = {"t": Decided("safe", 1.0, 0.97)}
+    all_safe, mixed = {"t": Decided("safe", 1.0, 0.5, 9)}, {"t": Decided("safe", 0.7, 0.5, 9)}
+    rare = {"t": Decided("safe", 1.0, 0.97, 3)}
     seen = [health.after_validation(step, found) for step, found in enumerate((all_safe, mixed, all_safe, all_safe))]
     assert [len(found) for found in seen] == [0, 0, 0, 1]
     assert "safe" in seen[-1][0].message
@@ -133,19 +133,25 @@ def test_a_collapse_counts_after_some_validations_in_a_row() -> None:
     assert [health.after_validation(step, rare) for step in range(3)] == [[], [], []]
 
 
+def test_a_rare_class_that_is_never_decided_is_a_collapse_once_there_are_many_of_it() -> None:
+    assert Decided("safe", 1.0, 0.97, 30).is_collapse
+    assert not Decided("safe", 0.995, 0.97, 30).is_collapse  # some are decided
+    assert not Decided("safe", 1.0, 0.97, 3).is_collapse
+
+
 def test_the_state_goes_through_json_unchanged() -> None:
     import json
 
     health = Health(HealthSettings(), {})
     steps(health, [0.1 * n for n in range(1, 30)] + [1e5])
-    health.after_validation(1, {"t": Decided("safe", 1.0, 0.5)})
+    health.after_validation(1, {"t": Decided("safe", 1.0, 0.5, 9)})
     again = Health(HealthSettings(), json.loads(json.dumps(health.state())))
     assert again.state() == health.state()
 
 
 def test_the_most_decided_class() -> None:
     found = most_decided(np.array([0, 1, 1, 1]), np.array([1, 1, 1, 1]), ["safe", "vulnerability"])
-    assert found == Decided("vulnerability", 1.0, 0.75)
+    assert found == Decided("vulnerability", 1.0, 0.75, 1)
 
 
 @pytest.mark.parametrize("policy", ["warn", "skip"])

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from filelock import FileLock
 from training_runs import copy_run, history, new_run, weights, write_dataset
 
 from secauditai.cluster import Cluster
+from secauditai.config.files import read_layer, write_layer
 from secauditai.errors import RunError
 from secauditai.files import write_json
-from secauditai.runs import Run
+from secauditai.runs import Run, create_run, read_metrics
 from secauditai.training.checkpoint import list_checkpoints
 from secauditai.training.launch import launch
 from secauditai.training.loop import train_rank
+from secauditai.training.memory import Budget, write_budgets
 from secauditai.training.recipe import read_recipe
 from secauditai.training.resume import describe, resolve_resume, restore_stores, summarise
 
@@ -58,6 +61,14 @@ def test_resume_continues_branches_or_says_complete(trained: Run, run: Run, tmp_
     assert history(branch) == history(trained)
     with pytest.raises(RunError, match=r"no checkpoint 'checkpoint_7\.pt'.*Steps with a checkpoint: "):
         resolve_resume(tmp_path, "m", "checkpoint_7.pt")
+
+
+def test_trials_of_a_sweep_do_not_count_but_for_the_registered_one(run: Run, tmp_path: Path) -> None:
+    run.update(sweep_id="s", trial_id="0000", status="finished", model_version=1)
+    other = create_run(tmp_path, "m", kind="start", task="", sweep_id="s", trial_id="0001")
+    shutil.copytree(run.layout.initial, other.layout.initial)
+    shutil.copyfile(run.layout.recipe, other.layout.recipe)
+    assert resolve_resume(tmp_path, "m", "latest").run.root == run.root
 
 
 def test_a_path_names_its_own_run_and_no_other_model(trained: Run, run: Run, tmp_path: Path) -> None:
@@ -223,6 +234,47 @@ def test_a_run_on_a_cuda_device_does_not_go_on_without_one_unasked(
     found = resolve_resume(tmp_path, "m", "latest", {"gpu": "0"})
     assert found.changes is not None
     assert found.changes.recipe.device == "cpu"
+
+
+def test_the_same_words_choose_devices_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    recipe = json.loads(run.layout.recipe.read_text())
+    write_json(run.layout.recipe, {**recipe, "device": "cuda"})
+    write_layer(run.layout.config, {**read_layer(run.layout.config), "gpu": "1"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(RunError, match="there is none here"):
+        resolve_resume(tmp_path, "m", "latest")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"  # on a machine that has it, the run goes on on the same device
+    found = resolve_resume(tmp_path, "m", "latest", {"gpu": "1"})
+    assert found.changes is not None
+    assert found.changes.recipe.device == "cpu"
+
+
+def test_what_defaults_came_to_may_be_said_again(run: Run, tmp_path: Path) -> None:
+    recipe = read_recipe(run.layout.recipe)
+    said = {"learning_rate": recipe.learning_rate, "micro_batch_tokens": recipe.micro_batch_tokens}
+    changes = resolve_resume(tmp_path, "m", "latest", said).changes
+    assert changes is not None
+    assert (changes.notes, changes.recipe) == ([], recipe)
+
+
+def test_a_micro_batch_budget_that_is_asked_for_replaces_what_memory_has_made_of_it(run: Run, tmp_path: Path) -> None:
+    asked = read_recipe(run.layout.recipe).micro_batch_tokens
+    write_budgets(run.layout.memory, [Budget(1, 16)])
+    for checkpoint in list_checkpoints(run.layout.checkpoints):
+        if checkpoint.step > 0:
+            shutil.rmtree(checkpoint.root)
+    same = resolve_resume(tmp_path, "m", "latest", {"micro_batch_tokens": 16})
+    assert same.changes is not None
+    assert same.changes.notes == []
+    found = resolve_resume(tmp_path, "m", "latest", {"micro_batch_tokens": asked})
+    assert found.changes is not None
+    assert f"no longer promised: micro_batch_tokens 16 → {asked}" in found.changes.notes[0]
+    begun = found.begin(tmp_path)
+    state = train_rank(begun.root, 0, 1)
+    assert state is not None
+    assert (state.finished, state.micro_batch_tokens) == (True, asked)
+    assert not [record for record in read_metrics(begun.layout.metrics) if record.get("event") == "out_of_memory"]
 
 
 def test_a_run_that_another_command_trains_keeps_its_settings(run: Run, tmp_path: Path) -> None:
