@@ -4,13 +4,11 @@ Within the other folds a part is held back for validation, so that neither the c
 threshold ever looks at the held-out fold. Every fold is an ordinary run; what is done is not done again.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,13 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from secauditai.config.files import read_layer, resolve_config
-from secauditai.config.leaves import leaves
 from secauditai.data.folds import Pool, open_fold, open_pool
 from secauditai.data.sources import open_data
 from secauditai.errors import ConfigError, RunError
 from secauditai.evaluation.evaluate import Evaluation, evaluate, newest_evaluation, save_evaluation
 from secauditai.evaluation.spread import differences, pooled, spread
 from secauditai.export.publish import register
-from secauditai.files import write_json
+from secauditai.fold_records import FoldsRequest, Record, open_record
 from secauditai.metrics import METRICS
 from secauditai.models.bundle import open_bundle
 from secauditai.pipeline import Notify, go_on, train
@@ -35,51 +32,8 @@ from secauditai.tracking.runs import create_run, finish_run, log_summary, log_ta
 from secauditai.training.checkpoint import newest_checkpoint, read_state
 from secauditai.training.goal import selection_metric
 from secauditai.training.preparation import TrainingPlan, plan_training
-from secauditai.training.request import TrainRequest
 
 logger = logging.getLogger("secauditai.training")
-
-
-@dataclass(frozen=True)
-class FoldsRequest:
-    """A cross-validation to do."""
-
-    training: TrainRequest
-    folds: int
-    register: str
-    """best | all: whose models become registered versions."""
-
-
-@dataclass
-class Record:
-    """A cross-validation as its file in the workspace has it."""
-
-    path: Path
-    record_id: str
-    kind: str
-    name: str
-    folds: int
-    register: str
-    config: dict[str, Any]
-    config_name: str | None
-    address: str | None
-    pool_hash: str
-    created: float = field(default_factory=time.time)
-    finished: float | None = None
-    mlflow_run_id: str | None = None
-    runs: dict[str, str] = field(default_factory=dict)
-    """Run directory of every finished fold, by its number."""
-    versions: dict[str, int] = field(default_factory=dict)
-    """Registered versions, by fold."""
-    document: dict[str, Any] = field(default_factory=dict)
-    """The result."""
-
-    def save(self) -> None:
-        """Write the file, whole or not at all."""
-        content = asdict(self)
-        del content["path"]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, content)
 
 
 @dataclass(frozen=True)
@@ -130,7 +84,7 @@ def plan_folds(request: FoldsRequest, progress: Progress = silent) -> FoldsPlan:
         root = open_fold(pool, request.folds, number, cache=cache).root
         with_data = config.model_copy(update={"input": config.input.model_copy(update={"data": str(root)})})
         plans.append(plan_training(replace(training, config=with_data, start_layer={}), progress))
-    return FoldsPlan(request, pool, plans, _open_record(request, pool))
+    return FoldsPlan(request, pool, plans, open_record(request, pool))
 
 
 def cross_validate(plan: FoldsPlan, *, progress: Progress = silent, notify: Notify = print) -> Record:
@@ -146,6 +100,7 @@ def cross_validate(plan: FoldsPlan, *, progress: Progress = silent, notify: Noti
     with _alone(record.path):
         if record.finished is not None:
             return record
+        record.begun = time.time()
         _open_parent(record, plan)
         status = FAILED
         try:
@@ -161,73 +116,6 @@ def cross_validate(plan: FoldsPlan, *, progress: Progress = silent, notify: Noti
         finally:
             finish_run(workspace, record.mlflow_run_id, status)
     return record
-
-
-def newest_record(workspace: Path, name: str) -> Record | None:
-    """The cross-validation of a name that was begun last."""
-    records = [read_record(path) for path in _directory(workspace, name).glob("*.json")]
-    return max(records, key=lambda record: record.created, default=None)
-
-
-def read_record(path: Path) -> Record:
-    """Open a record.
-
-    Raises:
-        RunError: when it is damaged.
-    """
-    try:
-        return Record(path=path, **json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise RunError(f"damaged record of a cross-validation: {error}", where=str(path)) from None
-
-
-def interrupted(workspace: Path, name: str) -> FoldsRequest | None:
-    """The newest training of a name as a request, when that is a cross-validation that has not come to its end."""
-    record = newest_record(workspace, name)
-    runs = list_runs(workspace, name)
-    if record is None or record.finished is not None or (runs and _fold_of(record, runs[-1]) is None):
-        return None
-    config = resolve_config(record.config)
-    training = TrainRequest(record.kind, name, config, workspace, record.config_name, address=record.address)
-    return FoldsRequest(training, record.folds, record.register)
-
-
-def _fold_of(record: Record, run: Run) -> str | None:
-    """The dataset of a run, when it is a fold of this cross-validation."""
-    dataset = run.info.dataset or ""
-    mine = Path(dataset).name.startswith(record.pool_hash[:24]) and dataset.endswith(f"of{record.folds}")
-    return dataset if mine else None
-
-
-def _directory(workspace: Path, name: str) -> Path:
-    return workspace / "cross_validations" / name
-
-
-def _open_record(request: FoldsRequest, pool: Pool) -> Record:
-    """The record of the same request if there is one, else a new one that is not yet written."""
-    training = request.training
-    config = training.config.flat()
-    # Settings at their defaults do not count, so that a later version with more settings finds the record.
-    chosen = {name: value for name, value in config.items() if value != leaves()[name].default}
-    key = json.dumps(
-        [training.kind, chosen, pool.dataset.content_hash, request.folds, request.register], sort_keys=True
-    )
-    record_id = hashlib.sha256(key.encode()).hexdigest()[:16]
-    path = _directory(training.workspace, training.name) / f"{record_id}.json"
-    if path.exists():
-        return read_record(path)
-    return Record(
-        path=path,
-        record_id=record_id,
-        kind=training.kind,
-        name=training.name,
-        folds=request.folds,
-        register=request.register,
-        config=config,
-        config_name=training.config_name,
-        address=training.address,
-        pool_hash=pool.dataset.content_hash,
-    )
 
 
 @contextmanager
@@ -247,6 +135,7 @@ def _open_parent(record: Record, plan: FoldsPlan) -> None:
     workspace = plan.request.training.workspace
     if record.mlflow_run_id is not None:
         reopen_run(workspace, record.mlflow_run_id)
+        record.save()
         return
     record.mlflow_run_id = create_run(
         workspace,

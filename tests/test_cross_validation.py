@@ -133,6 +133,11 @@ def test_folds_from_plan_to_versions_through_an_interruption(
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["mean/accuracy"] == pytest.approx(document["metrics"]["accuracy"]["mean"])
 
+    complete = cli("train", "resume", "--model", "trained_model", "--json")
+    assert (complete.code, json.loads(complete.out)) == (0, document)
+    assert len(client.search_model_versions("name='trained_model'")) == 3
+    assert cli("train", "resume", "--model", "trained_model", "--max-failures", 1).code == 1
+
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a finished fold was trained again")
 

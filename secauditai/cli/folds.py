@@ -1,11 +1,16 @@
 """What `--folds` prints: the plan, each fold beside the baselines, mean and spread."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from secauditai.cli.options import require_local
 from secauditai.cli.output import Output, duration, number
-from secauditai.cross_validation import FoldsPlan, FoldsRequest, Record, cross_validate, plan_folds
+from secauditai.config.leaves import leaves
+from secauditai.cross_validation import FoldsPlan, cross_validate, plan_folds
+from secauditai.doctor.preflight import check_request
+from secauditai.errors import ConfigError
+from secauditai.fold_records import FoldsRequest, Record
 
 SHOWN = ("roc_auc", "f1", "precision", "recall", "accuracy")
 BASELINES = {"majority": "majority", "tfidf_logistic_regression": "TF-IDF + logistic regression"}
@@ -26,6 +31,26 @@ def run_folds(request: FoldsRequest, out: Output, *, dry_run: bool) -> None:
             return
         record = cross_validate(plan, progress=progress, notify=out.say)
     _report(record, out)
+
+
+def resume_folds(
+    record: Record, workspace: Path, given: Collection[str], out: Output, *, address: str | None, dry_run: bool
+) -> None:
+    """Go on with a cross-validation that was interrupted, or say that it is complete."""
+    if given:
+        flags = ", ".join(leaves()[name].flag for name in given)
+        raise ConfigError(
+            f"the cross-validation of {record.name} goes on with its own settings: {flags}",
+            hint="Leave that out, or start a new one.",
+        )
+    if record.finished is not None:
+        out.say(f"The cross-validation of {record.name} is complete: nothing is left to do.")
+        _report(record, out)
+        return
+    request = record.request(workspace, address)
+    if not dry_run:
+        check_request(request.training)
+    run_folds(request, out, dry_run=dry_run)
 
 
 def _say_data(plan: FoldsPlan, out: Output) -> None:

@@ -183,24 +183,18 @@ def resume(
     Example:
       secauditai train resume --model custom_model --checkpoint checkpoint_1000.pt
     """
-    from secauditai.cli.folds import run_folds
-    from secauditai.cross_validation import interrupted
-    from secauditai.doctor.preflight import check_recipe, check_request
+    from secauditai.cli.folds import resume_folds
+    from secauditai.doctor.preflight import check_recipe
+    from secauditai.fold_records import newest_training
     from secauditai.pipeline import go_on
     from secauditai.training.resume import describe, resolve_resume, summarise
 
     out = Output(as_json=as_json)
-    folds = interrupted(workspace, check_name(name, "model")) if checkpoint == "latest" else None
+    folds = newest_training(workspace, check_name(name, "model")) if checkpoint == "latest" else None
     if folds is not None:
-        if given_settings(ctx):
-            raise ConfigError(
-                f"the cross-validation of {name} goes on with its own settings", hint="Leave the other flags out."
-            )
-        if not dry_run:
-            check_request(folds.training)
-        run_folds(folds, out, dry_run=dry_run)
+        resume_folds(folds, workspace, given_settings(ctx), out, address=address, dry_run=dry_run)
         return
-    found = resolve_resume(workspace, check_name(name, "model"), checkpoint, given_settings(ctx), address)
+    found = resolve_resume(workspace, name, checkpoint, given_settings(ctx), address)
     for damage in found.damaged:
         out.warn(f"passed over: {damage}")
     if found.complete:
@@ -262,7 +256,7 @@ def _train(
         check_request(request)
     if folds is not None:
         from secauditai.cli.folds import run_folds
-        from secauditai.cross_validation import FoldsRequest
+        from secauditai.fold_records import FoldsRequest
 
         run_folds(FoldsRequest(request, folds, register or "best"), out, dry_run=dry_run)
         return
