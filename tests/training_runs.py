@@ -12,7 +12,7 @@ from secauditai.data.dataset import open_dataset
 from secauditai.data.prepare import prepare
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.runs import Run, RunLayout, read_metrics
-from secauditai.training.checkpoint import list_checkpoints
+from secauditai.training.checkpoint import list_checkpoints, read_state
 from secauditai.training.preparation import plan_training, prepare_run
 from secauditai.training.request import TrainRequest
 
@@ -48,10 +48,12 @@ def copy_run(run: Run, directory: Path) -> Run:
     return Run(RunLayout(directory / run.root.name))
 
 
-def weights(run: Run) -> dict[str, bytes]:
-    """The bytes of the newest checkpoint's tensors."""
+def weights(run: Run) -> dict[str, object]:
+    """The bytes of the newest checkpoint's tensors, and what it knows of the best one and of the run's health."""
     checkpoint = list_checkpoints(run.layout.checkpoints)[-1]
-    return {path.name: path.read_bytes() for path in (checkpoint.weights, checkpoint.optimizer)}
+    state = read_state(checkpoint)
+    tensors = {path.name: path.read_bytes() for path in (checkpoint.weights, checkpoint.optimizer)}
+    return {**tensors, "best": (state.best_step, state.best_value, state.stale_validations), "health": state.health}
 
 
 def history(run: Run) -> list[dict[str, Any]]:

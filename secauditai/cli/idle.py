@@ -6,10 +6,25 @@ from secauditai.config.leaves import leaves
 from secauditai.config.settings import TrainConfig
 from secauditai.errors import ConfigError
 
-OF_HEADS = ("task", "class_weights", "sampling", "loss_function", "focal_gamma", "selection_metric")
+OF_HEADS = (
+    "task",
+    "class_weights",
+    "sampling",
+    "loss_function",
+    "focal_gamma",
+    "selection_metric",
+    "on_collapse",
+    "collapse_validations",
+)
 """Settings of what `train base` does not train."""
-NEEDED = {"focal_gamma": ("loss_function", "focal"), "augment_variants": ("augment", True)}
-"""Setting, and the value of another without which it says nothing."""
+NEEDED: dict[str, tuple[str, tuple[object, ...]]] = {
+    "focal_gamma": ("loss_function", ("focal",)),
+    "augment_variants": ("augment", (True,)),
+    "stride": ("long_code", ("windows",)),
+    "max_windows": ("long_code", ("windows",)),
+    "max_spikes": ("on_spike", ("warn", "skip")),
+}
+"""Setting, and the values of another without which it says nothing."""
 
 
 def refuse_idle(kind: str, flags: Iterable[str], config: TrainConfig) -> None:
@@ -30,7 +45,8 @@ def refuse_idle(kind: str, flags: Iterable[str], config: TrainConfig) -> None:
             raise ConfigError(f"{flag} does not apply to `train base`, which trains no head", hint="Leave it out.")
         if kind != "base" and name == "mlm_probability":
             raise ConfigError(f"{flag} is for `train base` alone", hint="Leave it out.")
-        needed, value = NEEDED.get(name, ("", None))
-        if needed and values[needed] != value:
-            wanted = leaves()[needed].flag + ("" if value is True else f" {value}")
+        needed, wanted_values = NEEDED.get(name, ("", ()))
+        if needed and values[needed] not in wanted_values:
+            shown = " or ".join(map(str, wanted_values))
+            wanted = leaves()[needed].flag + ("" if wanted_values == (True,) else f" {shown}")
             raise ConfigError(f"{flag} says nothing without {wanted}", hint="Add that, or leave it out.")

@@ -22,7 +22,7 @@ from secauditai.models.tokenizer import load_tokenizer
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run
 from secauditai.training.checkpoint import CheckpointLayout, load_checkpoint, newest_checkpoint, read_state
-from secauditai.training.memory import budget_at, read_budgets
+from secauditai.training.memory import SMALLEST, budget_at, is_out_of_memory, read_budgets
 from secauditai.training.model import build_model
 from secauditai.training.objectives import IGNORED, Classification
 from secauditai.training.rank import Rank
@@ -49,9 +49,7 @@ def save_best(run: Run, progress: Progress = silent) -> tuple[Bundle, dict[str, 
     torch.set_num_threads(recipe.threads)
     model = build_model(recipe)
     load_checkpoint(checkpoint, model, None)
-    rank = Rank(0, 1, torch.device("cpu"), "fp32")
-    validator = Validator(recipe, rank, model)
-    outputs = validator.outputs()
+    validator, outputs = _score_validation(recipe, model)
     dataset = open_dataset(Path(run.info.dataset or ""))
     train = dataset.table("train")
     card = _card(run, recipe, checkpoint, dataset)
@@ -70,6 +68,25 @@ def save_best(run: Run, progress: Progress = silent) -> tuple[Bundle, dict[str, 
         training_keys=training_keys(train.column("code").to_pylist()),
     )
     return bundle, metrics
+
+
+def _score_validation(recipe: Recipe, model: torch.nn.Module) -> tuple[Validator, npt.NDArray[np.float32]]:
+    """Score the validation split on this machine's CPU, in smaller pieces where memory does not suffice.
+
+    Raises:
+        RunError: naming the sample, when one alone does not fit.
+    """
+    validator = Validator(recipe, Rank(0, 1, torch.device("cpu"), "fp32"), model)
+    budget = recipe.micro_batch_tokens
+    while True:
+        try:
+            return validator, validator.outputs()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            budget = max(SMALLEST, budget // 2)
+            logger.warning("out of memory: validating with micro_batch_tokens %d", budget)
+            validator.resize(budget)
 
 
 def best_checkpoint(run: Run) -> CheckpointLayout:

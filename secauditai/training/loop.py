@@ -265,7 +265,7 @@ class Loop:
             self.journal.settle()
         self.rank.sum(torch.zeros(1, device=self.rank.device))
         made = self.state.global_step - self.health.skipped
-        return name_of_newest(self.layout.checkpoints, until=made - 1 if finding.event == NON_FINITE else made)
+        return name_of_newest(self.layout.checkpoints, until=max(0, made - 1) if finding.event == NON_FINITE else made)
 
     def _budget(self) -> int:
         """The micro-batch budget of the next step."""

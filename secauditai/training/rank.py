@@ -18,6 +18,7 @@ from secauditai.training.recipe import Recipe
 from secauditai.training.watchdog import Pulse, Watchdog
 
 logger = logging.getLogger("secauditai.training")
+TRACKING_LOGGER = logging.getLogger("secauditai.tracking")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def open_rank(
     log_file = RankLog(log_path, encoding="utf-8")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(log_file)
+    if node is not None:  # nobody sees a worker's terminal
+        TRACKING_LOGGER.addHandler(log_file)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.info(
@@ -110,6 +113,7 @@ def open_rank(
         if node is None:  # this process lives on and trains no more; a worker ends
             attempt.rank(index).unlink(missing_ok=True)
         logger.removeHandler(log_file)
+        TRACKING_LOGGER.removeHandler(log_file)
         log_file.close()
         torch.set_num_threads(threads_before)
 

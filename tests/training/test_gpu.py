@@ -63,7 +63,9 @@ def test_micro_batches_shrink_when_the_device_is_full(data: Path, tmp_path: Path
         assert launch(run).finished
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert all("loss" in record for record in read_metrics(run.layout.metrics) if record["kind"] == "train")
+    records = read_metrics(run.layout.metrics)
+    assert all("loss" in record for record in records if record["kind"] == "train")
+    assert [record["event"] for record in records if record["kind"] == "event"][:1] == ["out_of_memory"]
 
 
 @pytest.mark.gpu

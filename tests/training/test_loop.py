@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from conftest import make_samples
 from training_runs import history, new_run, weights, write_dataset
 
 from secauditai.data.dataset import open_dataset
+from secauditai.data.plan import BatchPlan
 from secauditai.data.prepare import prepare
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.data.tokens import open_token_store
@@ -18,6 +21,7 @@ from secauditai.training.checkpoint import list_checkpoints, read_state
 from secauditai.training.launch import launch, training_finished
 from secauditai.training.objectives import Classification
 from secauditai.training.recipe import read_recipe
+from secauditai.training.step import Stepper, StepResult
 
 pytestmark = pytest.mark.slow
 
@@ -46,24 +50,21 @@ def test_a_run_trains_validates_and_checkpoints(undisturbed: Run) -> None:
     assert not [path for path in undisturbed.layout.checkpoints.rglob("*") if path.suffix in (".pt", ".pkl", ".bin")]
 
 
-def test_the_loop_goes_on_after_any_step_is_asked_to_stop(undisturbed: Run, data: Path, tmp_path: Path) -> None:
-    import os
-    import signal
-    import threading
-    import time
+@pytest.mark.parametrize("last", [1, 3, 5])
+def test_the_loop_goes_on_after_any_step_is_asked_to_stop(
+    undisturbed: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    run, real = new_run(data, tmp_path, epochs=2), Stepper.run
 
-    run = new_run(data, tmp_path, epochs=2)
+    def interrupted(self: Stepper, plan: BatchPlan, step: int, *, stop: bool) -> StepResult:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, plan, step, stop=stop)
 
-    def interrupt() -> None:
-        while not read_metrics(run.layout.metrics):
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    first = launch(run)
-    if not first.finished:
-        assert run.info.status == "stopped"
-        assert launch(run).finished
+    monkeypatch.setattr(Stepper, "run", interrupted)
+    assert not launch(run).finished
+    assert (run.info.status, read_metrics(run.layout.metrics)[-1]["step"]) == ("stopped", last + 1)
+    assert launch(run).finished
     assert weights(run) == weights(undisturbed)
 
 
@@ -170,10 +171,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_samples_and_checkpoint(
 
 
 def test_out_of_memory_halves_the_micro_batch_and_redoes_the_step(
-    undisturbed: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
-    run = new_run(data, tmp_path, micro_batch_tokens=1024)
+    calm, run = (new_run(data, tmp_path / name, micro_batch_tokens=1024, dropout=0.0) for name in "ab")
+    assert launch(calm).finished
     real = Classification.loss
 
     def crowded(self: Classification, model: torch.nn.Module, batch: object) -> torch.Tensor:
@@ -183,9 +184,11 @@ def test_out_of_memory_halves_the_micro_batch_and_redoes_the_step(
 
     monkeypatch.setattr(Classification, "loss", crowded)
     assert launch(run).finished
-    events = [record for record in read_metrics(run.layout.metrics) if record["kind"] == "event"]
-    assert [event["micro_batch_tokens"] for event in events][:1] == [512]
-    assert history(run)[len(events)]["loss"] == pytest.approx(history(undisturbed)[0]["loss"], rel=0.2)
+    events = [record for record in read_metrics(run.layout.metrics) if record.get("event") == "out_of_memory"]
+    assert events[0]["micro_batch_tokens"] == 512
+    undivided, divided = (next(r for r in history(known) if r["kind"] == "train") for known in (calm, run))
+    for value in ("loss", "gradient_norm"):  # of the same samples
+        assert divided[value] == pytest.approx(undivided[value], rel=1e-4)
 
 
 def test_a_sample_of_114000_characters_trains(tmp_path: Path) -> None:
