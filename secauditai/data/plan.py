@@ -220,13 +220,15 @@ def _best_cuts(counts: Int64, longest: Int64, budget: int) -> list[int]:
     best = np.full(n + 1, np.iinfo(np.int64).max)
     best[0] = 0
     origin = np.zeros(n + 1, dtype=np.int64)
+    most = max(1, budget // SEQUENCE_MULTIPLE)
     for stop in range(1, n + 1):
-        rows = np.arange(stop, 0, -1)  # a run from `start` to `stop` has this many rows
-        widest = np.maximum.accumulate(longest[:stop][::-1])[::-1]
+        first = max(0, stop - most)
+        rows = np.arange(stop - first, 0, -1)  # a run from `start` to `stop` has this many rows
+        widest = np.maximum.accumulate(longest[first:stop][::-1])[::-1]
         padded = rows * counts[stop - 1] * (-(-widest // SEQUENCE_MULTIPLE) * SEQUENCE_MULTIPLE)
-        cost = np.where((padded <= budget) | (rows == 1), best[:stop] + padded + MICRO_BATCH_OVERHEAD, best[n])
-        origin[stop] = int(np.argmin(cost))
-        best[stop] = cost[origin[stop]]
+        cost = np.where((padded <= budget) | (rows == 1), best[first:stop] + padded + MICRO_BATCH_OVERHEAD, best[n])
+        cheapest = int(np.argmin(cost))
+        origin[stop], best[stop] = first + cheapest, cost[cheapest]
     cuts = [n]
     while cuts[-1]:
         cuts.append(int(origin[cuts[-1]]))

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +72,7 @@ class TokenStore:
         """Samples, not counting variants."""
         return int(self.samples.num_rows)
 
-    @property
+    @cached_property
     def lengths(self) -> Int64:
         """(samples, 1 + variants) token counts without special tokens."""
         return np.diff(self.offsets).reshape(self.n_samples, 1 + self.variants)

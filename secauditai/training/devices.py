@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from secauditai.config.settings import ExecutionSettings
 
+DETERMINISTIC_CUBLAS = ":4096:8"
+"""Of `CUBLAS_WORKSPACE_CONFIG`: without it cuBLAS does not repeat itself bit for bit."""
 SMALL_PRODUCT, LARGE_PRODUCT = (128, 256, 256), (1024, 512, 2048)
 """Rows, inner size and columns of the matrix products that choose the precision."""
 
@@ -94,6 +96,7 @@ def measure_precision(device: str) -> str:
     import torch
 
     if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DETERMINISTIC_CUBLAS)  # read when cuBLAS is used first
         return "bf16" if torch.cuda.is_bf16_supported() and _speedup(device, LARGE_PRODUCT) > 1.2 else "fp32"
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -15,7 +15,6 @@ class Kind(StrEnum):
     HUNG = "rank hung"
     PREEMPTED = "node preempted"
     OUT_OF_MEMORY = "out of memory"
-    NO_START = "workers did not start"
 
 
 @dataclass(frozen=True)

@@ -70,5 +70,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be allocated, on a device or on this machine."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    words = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc", "could not create a memory object")
+    words = (
+        "can't allocate memory",
+        "Cannot allocate memory",
+        "std::bad_alloc",
+        "could not create a memory object",
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+    )
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

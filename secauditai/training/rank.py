@@ -14,6 +14,7 @@ from torch import Tensor
 
 from secauditai.runs import RunLayout
 from secauditai.training.attempt import AttemptLayout, record_rank
+from secauditai.training.devices import DETERMINISTIC_CUBLAS
 from secauditai.training.recipe import Recipe
 from secauditai.training.watchdog import Pulse, Watchdog
 
@@ -82,7 +83,7 @@ def open_rank(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     if recipe.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DETERMINISTIC_CUBLAS)
         torch.use_deterministic_algorithms(True, warn_only=True)
     layout.logs.mkdir(parents=True, exist_ok=True)
     log_path = layout.logs / f"rank_{index}.log"
