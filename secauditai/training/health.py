@@ -69,7 +69,7 @@ class Finding:
     """Something that went wrong."""
 
     event: str
-    """non_finite | spike | collapse"""
+    """non_finite | spike | collapse | undefined_metric"""
     message: str
     values: dict[str, Any]
     stop: str | None = None
