@@ -26,7 +26,7 @@ STEPS, BATCH = 50, 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=4, help="epochs with and without a checkpoint")
+    parser.add_argument("--pairs", type=int, default=10, help="epochs with and without a checkpoint")
     pairs = parser.parse_args().pairs
     ends: list[tuple[float, float]] = []
     holds: list[float] = []

@@ -31,6 +31,7 @@ from secauditai.data.plan import BatchPlan, MicroBatch
 from secauditai.data.tokens import TokenStore, open_token_store
 from secauditai.models.classifier import VulnerabilityClassifier
 from secauditai.models.encoders import load_encoder
+from secauditai.runs import Run
 from secauditai.training.model import build_model
 from secauditai.training.objectives import build_objective
 from secauditai.training.optimizer import build_optimizer
@@ -44,7 +45,7 @@ BATCH = 32
 TASK = "vulnerability_detection"
 
 
-def write_recipe(work: Path, files: list[str], settings: dict[str, object]) -> Recipe:
+def prepare_speed_run(work: Path, files: list[str], settings: dict[str, object]) -> Run:
     """A prepared run over the mix of the files."""
     if files:
         (work / "mix").mkdir(parents=True, exist_ok=True)
@@ -53,8 +54,7 @@ def write_recipe(work: Path, files: list[str], settings: dict[str, object]) -> R
     data = str(work / "mix") if files else "security_dataset"
     common = {"data": data, "max_length": 512, "batch_size": BATCH, "long_code": "truncate", "precision": "fp32"}
     config = resolve_config({"model": "transformer", "model_size": "tiny", **common, **settings})
-    run = prepare_run(plan_training(TrainRequest("finetune", "speed", config, work / "workspace")))
-    return read_recipe(run.layout.recipe)
+    return prepare_run(plan_training(TrainRequest("finetune", "speed", config, work / "workspace")))
 
 
 class Bench:
@@ -243,7 +243,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as directory:
         work = options.work or Path(directory)
-        recipe = write_recipe(work, options.files, {})
+        recipe = read_recipe(prepare_speed_run(work, options.files, {}).layout.recipe)
         torch.set_num_threads(recipe.threads)
         bench = Bench(recipe, work, options.steps)
         contenders: dict[str, Callable[[], float]] = {"ours": bench.ours, "bare loop": bench.bare_loop}
