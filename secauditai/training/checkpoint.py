@@ -86,7 +86,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a checkpoint holds, copied out of the training at one moment, so that training may go on."""
+    """All that a checkpoint holds at one moment of the training."""
 
     step: int
     weights: dict[str, Tensor]
@@ -95,13 +95,15 @@ class Snapshot:
     state: dict[str, Any]
 
 
-def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> Snapshot:
-    """Copy weights, optimizer and state into memory that training does not touch."""
+def take_snapshot(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, copy: bool = True
+) -> Snapshot:
+    """Take weights, optimizer and state: copies, so that training may go on, or what is there on the CPU as it is."""
     tensors, scalars = _flatten(optimizer)
     return Snapshot(
         step=state.global_step,
-        weights=_copy(_untied(model.state_dict())),
-        optimizer=_copy(tensors),
+        weights=_to_cpu(_untied(model.state_dict()), copy=copy),
+        optimizer=_to_cpu(tensors, copy=copy),
         state={**asdict(state), "optimizer_scalars": scalars},
     )
 
@@ -320,9 +322,9 @@ def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in first.values()}
 
 
-def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _to_cpu(tensors: Mapping[str, Tensor], *, copy: bool) -> dict[str, Tensor]:
     return {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        name: tensor.detach().to("cpu", copy=copy, memory_format=torch.contiguous_format).contiguous()
         for name, tensor in tensors.items()
     }
 

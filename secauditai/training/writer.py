@@ -49,10 +49,13 @@ class CheckpointWriter:
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def write(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
-        """Copy everything now, write it later."""
+        """Copy everything now and write it later; where training ends, write it now, which takes no more memory."""
         if self._pending is not None and self._pending.exception() is not None:  # waits for the one before
             return
-        self._pending = self._thread.submit(self._write, take_snapshot(model, optimizer, state))
+        ends = state.finished or state.stopped_by is not None
+        self._pending = self._thread.submit(self._write, take_snapshot(model, optimizer, state, copy=not ends))
+        if ends:
+            self._pending.exception()  # waits; `wait` raises
 
     def wait(self) -> None:
         """Wait until all is written.

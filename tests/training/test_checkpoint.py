@@ -151,6 +151,19 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_3"]
 
 
+def test_where_training_ends_the_checkpoint_is_there_at_once(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    before = model.first.weight.detach().clone()
+    (tmp_path / "metrics.jsonl").touch()
+    writer = CheckpointWriter(tmp_path / "c", tmp_path / "metrics.jsonl", keep=None)
+    writer.write(model, optimizer, TrainState(global_step=3, finished=True))
+    with torch.no_grad():
+        model.first.weight.zero_()
+    load_checkpoint(list_checkpoints(tmp_path / "c")[-1], model, None)
+    assert torch.equal(model.first.weight, before)
+    writer.close()
+
+
 def test_a_writer_writes_in_order_and_after_a_failure_nothing_more(tmp_path: Path) -> None:
     model, optimizer = trained()
     (tmp_path / "metrics.jsonl").touch()
