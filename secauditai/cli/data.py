@@ -71,6 +71,8 @@ def prepare(
         out.say(f"  {key}: " + ", ".join(f"{name or 'unknown'} {count}" for name, count in manifest[key].items()))
     if any(manifest["changed"].values()):
         out.say("  changed: " + ", ".join(f"{name} {count}" for name, count in manifest["changed"].items() if count))
+    if manifest["conflicts_kept"]:
+        out.warn(f"{manifest['conflicts_kept']} samples are kept although their code has both labels")
     if done.rejected:
         out.warn(f"{done.rejected} samples were refused; see {done.dataset.layout.rejected}")
     if was_split:

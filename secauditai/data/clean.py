@@ -48,6 +48,8 @@ class Cleaned:
     """The group of each kept sample, "" when it has none."""
     rejected: list[Rejection] = field(default_factory=list)
     merged: list[Merge] = field(default_factory=list)
+    conflicts_kept: int = 0
+    """Kept samples whose code is kept with another label too, outside one group."""
 
     @property
     def read(self) -> int:
@@ -146,21 +148,28 @@ def _settle_equal_code(keys: pa.Table, unique: Int64, conflicts: str, cleaned: C
                 cleaned.merged.append(Merge(sample["id"], into["id"], sample["where"]))
                 groups.join(into, sample)
                 gone.append(sample["row"])
+        if len(first) > 1 and _is_conflict(samples):
+            cleaned.conflicts_kept += len(first)
     return np.array(gone, dtype=np.int64)
 
 
 def _conflicting(samples: list[dict[str, Any]], policy: str) -> list[dict[str, Any]]:
-    """Which samples of equal code a conflict of labels costs; members of one explicit group never conflict."""
-    labels = sorted({sample["label"] for sample in samples})
-    groups = {sample["group"] for sample in samples}
-    if len(labels) == 1 or policy == "keep" or (len(groups) == 1 and "" not in groups):
+    """Which samples of equal code a conflict of labels costs."""
+    if policy == "keep" or not _is_conflict(samples):
         return []
+    labels = sorted({sample["label"] for sample in samples})
     counts = {label: sum(sample["label"] == label for sample in samples) for label in labels}
     most = max(counts.values())
     winners = [label for label in labels if counts[label] == most]
     if policy == "drop" or len(winners) > 1:
         return samples
     return [sample for sample in samples if sample["label"] != winners[0]]
+
+
+def _is_conflict(samples: list[dict[str, Any]]) -> bool:
+    """Whether samples of equal code have both labels; members of one explicit group never conflict."""
+    groups = {sample["group"] for sample in samples}
+    return len({sample["label"] for sample in samples}) > 1 and (len(groups) > 1 or "" in groups)
 
 
 def _conflict_message(samples: list[dict[str, Any]]) -> str:

@@ -261,6 +261,7 @@ def _manifest(cleaned: Cleaned, layout: DatasetLayout) -> dict[str, Any]:
         "rejected": len(cleaned.rejected),
         "duplicates": len(cleaned.merged),
         "merged": [asdict(merge) for merge in cleaned.merged],
+        "conflicts_kept": cleaned.conflicts_kept,
         "changed": count_changes(cleaned),
         "rejected_reasons": count_values(rejection.reason for rejection in cleaned.rejected),
         **describe_samples(layout),

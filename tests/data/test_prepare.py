@@ -76,6 +76,7 @@ def test_code_with_both_labels(tmp_path: Path, policy: str, kept: list[str], ref
     table = done.dataset.table()
     clusters = dict(zip(table.column("id").to_pylist(), table.column("cluster").to_pylist(), strict=True))
     assert [name for name in "abc" if name in clusters] == kept
+    assert done.dataset.manifest["conflicts_kept"] == (2 if policy == "keep" else 0)
     assert {clusters[name] for name in kept} <= {"a"}  # equal code stays together
     rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
     assert [(row["id"], row["reason"]) for row in rejected] == [(name, "conflict") for name in refused]
