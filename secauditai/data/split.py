@@ -301,7 +301,7 @@ def _reject_bridges(deal: _Deal, manifest: Mapping[str, Any], layout: DatasetLay
         "rejected": manifest["rejected"] + len(deal.bridges),
         "duplicates": len(merged),
         "merged": merged,
-        "conflicts_kept": min(manifest["conflicts_kept"], len(digests)),
+        "conflicts_kept": min(manifest.get("conflicts_kept", 0), len(digests)),
         "changed": {name: min(count, most[name]) for name, count in manifest["changed"].items()},
         "rejected_reasons": count_values(reasons.elements()),
         **describe_samples(layout),
