@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from secauditai.cli.idle import refuse_without
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output, duration
 from secauditai.cli.submit import ComputeCommand
@@ -49,6 +50,7 @@ def prepare(
 
     out = Output(as_json=as_json)
     config = resolve_config(given_settings(ctx))
+    refuse_without(given_settings(ctx), config)
     was_split = DatasetLayout(output).split("train").exists()
     started = time.monotonic()
     with out.progress() as progress:

@@ -23,6 +23,7 @@ NEEDED: dict[str, tuple[str, tuple[object, ...]]] = {
     "stride": ("long_code", ("windows",)),
     "max_windows": ("long_code", ("windows",)),
     "max_spikes": ("on_spike", ("warn", "skip")),
+    "similarity": ("near_duplicates", (True,)),
 }
 """Setting, and the values of another without which it says nothing."""
 
@@ -38,13 +39,25 @@ def refuse_idle(kind: str, flags: Iterable[str], config: TrainConfig) -> None:
     Raises:
         ConfigError: naming the first flag without one.
     """
-    values = config.flat()
+    flags = list(flags)
     for name in flags:
         flag = leaves()[name].flag
         if kind == "base" and name in OF_HEADS:
             raise ConfigError(f"{flag} does not apply to `train base`, which trains no head", hint="Leave it out.")
         if kind != "base" and name == "mlm_probability":
             raise ConfigError(f"{flag} is for `train base` alone", hint="Leave it out.")
+    refuse_without(flags, config)
+
+
+def refuse_without(flags: Iterable[str], config: TrainConfig) -> None:
+    """Make sure that no flag lacks the other setting without which it says nothing.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    values = config.flat()
+    for name in flags:
+        flag = leaves()[name].flag
         needed, wanted_values = NEEDED.get(name, ("", ()))
         if needed and values[needed] not in wanted_values:
             shown = " or ".join(map(str, wanted_values))

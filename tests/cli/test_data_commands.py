@@ -19,6 +19,20 @@ def test_replacing_a_split_dataset_says_that_its_splits_are_gone(cli: Cli, sampl
     assert "Next: secauditai train split" in again.out
 
 
+def test_prepare_tells_of_conflicts_it_keeps_and_refuses_flags_without_effect(
+    cli: Cli, samples_yaml: Callable[..., Path]
+) -> None:
+    path = samples_yaml(5)
+    torn = "".join(f"- {{id: {label}, code: 'p(1)', label: {label}}}\n" for label in ("safe", "vulnerability"))
+    path.write_text(path.read_text() + torn)
+    words = ("train", "prepare", "--dataset", str(path), "--output", "data")
+    kept = cli(*words, "--conflicts", "keep")
+    assert kept.code == 0
+    assert "2 samples are kept although their code has both labels" in kept.err
+    idle = cli(*words, "--overwrite", "--no-near-duplicates", "--similarity", 0.9)
+    assert (idle.code, "--similarity says nothing without --near-duplicates" in idle.err) == (1, True)
+
+
 def test_validate_says_what_a_prepared_dataset_left_out(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
     path = samples_yaml(30)
     path.write_text(path.read_text() + "- {id: odd, code: x, label: dubious}\n")

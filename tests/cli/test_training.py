@@ -64,6 +64,7 @@ def test_a_dry_run_of_base_shows_the_plan_and_makes_no_run(
         ("base --on-collapse stop", "--on-collapse does not apply to `train base`, which trains no head"),
         ("start --long-code truncate --stride 8", "--stride says nothing without --long-code windows"),
         ("start --on-spike stop --max-spikes 3", "--max-spikes says nothing without --on-spike warn or skip"),
+        ("start --no-near-duplicates --similarity 0.9", "--similarity says nothing without --near-duplicates"),
         ("finetune --mlm-probability 0.3", "--mlm-probability is for `train base` alone"),
         ("finetune --focal-gamma 3", "--focal-gamma says nothing without --loss-function focal"),
         ("start --augment-variants 8", "--augment-variants says nothing without --augment."),
