@@ -17,7 +17,10 @@ from secauditai.runs import FINISHED, Run, create_run
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-c", "from secauditai.cli.app import main; main()", "train", "monitor", "--model", "m"]
+HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""As from a terminal: what a script starts in the background has interrupts ignored."""
+MAIN = "from secauditai.cli.app import main; main()"
+COMMAND = [sys.executable, "-c", f"{HEEDING}; {MAIN}", "train", "monitor", "--model", "m"]
 
 
 class Monitor:
