@@ -18,15 +18,14 @@ import time
 from pathlib import Path
 
 import torch
-from training_speed import BATCH, TASK, cpu_name, prepare_speed_run
+from training_speed import BATCH, cpu_name, prepare_speed_run, train_bare
 
 from secauditai.data.plan import BatchPlan
 from secauditai.training.loop import train_rank
 from secauditai.training.model import build_model
 from secauditai.training.optimizer import build_optimizer
-from secauditai.training.rank import derive_seed
 from secauditai.training.recipe import read_recipe
-from secauditai.training.step import Stepper, StepResult, load_batch
+from secauditai.training.step import Stepper, StepResult
 
 RESULTS = Path(__file__).parent / "results" / "bare_loop.txt"
 FEWEST = 0.97
@@ -65,25 +64,11 @@ class Turns:
         self._begun = time.perf_counter()
 
     def _train(self, stepper: Stepper, plan: BatchPlan, steps: range) -> float:
-        recipe, objective = stepper.recipe, stepper.objective
+        recipe = stepper.recipe
         if self._model is None:
             self._model = build_model(recipe).train()
             self._optimizer = build_optimizer(self._model, recipe.optimization, recipe.learning_rate)
-        work = []
-        for step in steps:
-            batches = [(b, load_batch(b, stepper.store, recipe, stepper.rank)) for b in plan.micro_batches(step)]
-            labels = [torch.from_numpy(objective.targets[TASK][b.samples]) for b, _ in batches]  # type: ignore[attr-defined]
-            work.append((step, batches, labels))
-        started = time.perf_counter()
-        for step, batches, labels in work:
-            self._optimizer.zero_grad()
-            for (planned, batch), target in zip(batches, labels, strict=True):
-                torch.manual_seed(derive_seed(recipe.seed, step, planned.index))
-                logits = self._model(batch.input_ids, batch.attention_mask)[TASK]
-                (torch.nn.functional.cross_entropy(logits, target, reduction="sum") / BATCH).backward()
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-            self._optimizer.step()
-        return time.perf_counter() - started
+        return train_bare(stepper, plan, steps, self._model, self._optimizer)
 
 
 def main() -> int:

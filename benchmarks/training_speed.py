@@ -88,24 +88,8 @@ class Bench:
 
     def bare_loop(self) -> float:
         """The same micro-batches, as tensors made beforehand, in the plainest loop; no ranks, no flat gradient."""
-        work = []
-        for step in range(self.trained - self.steps + 1, self.trained + 1):
-            batches = [
-                (batch, load_batch(batch, self.store, self.recipe, self.rank))
-                for batch in self.plan.micro_batches(step)
-            ]
-            targets = [torch.from_numpy(self.labels[batch.samples]) for batch, _ in batches]
-            work.append((step, batches, targets))
-        started = time.perf_counter()
-        for step, batches, targets in work:
-            self.bare_optimizer.zero_grad()
-            for (plan, batch), target in zip(batches, targets, strict=True):
-                torch.manual_seed(derive_seed(self.recipe.seed, step, plan.index))
-                logits = self.bare(batch.input_ids, batch.attention_mask)[TASK]
-                (torch.nn.functional.cross_entropy(logits, target, reduction="sum") / BATCH).backward()
-            torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
-            self.bare_optimizer.step()
-        return time.perf_counter() - started
+        steps = range(self.trained - self.steps + 1, self.trained + 1)
+        return train_bare(self.stepper, self.plan, steps, self.bare, self.bare_optimizer)
 
     def _next_steps(self) -> Iterator[int]:
         first = self.trained + 1
@@ -150,6 +134,27 @@ class Bench:
         special, capacity = self.recipe.special_ids, self.recipe.windowing.capacity
         tokens = self.store.row(index)[:capacity].tolist()
         return {"input_ids": [special["cls"], *tokens, special["sep"]], "labels": int(self.labels[index])}
+
+
+def train_bare(
+    stepper: Stepper, plan: BatchPlan, steps: range, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> float:
+    """Seconds for the steps that a stepper would make, in the plainest loop and with other weights."""
+    recipe, labels = stepper.recipe, stepper.objective.targets[TASK]  # type: ignore[attr-defined]
+    work = []
+    for step in steps:
+        batches = [(b, load_batch(b, stepper.store, recipe, stepper.rank)) for b in plan.micro_batches(step)]
+        work.append((step, batches, [torch.from_numpy(labels[b.samples]) for b, _ in batches]))
+    started = time.perf_counter()
+    for step, batches, targets in work:
+        optimizer.zero_grad()
+        for (planned, batch), target in zip(batches, targets, strict=True):
+            torch.manual_seed(derive_seed(recipe.seed, step, planned.index))
+            logits = model(batch.input_ids, batch.attention_mask)[TASK]
+            (torch.nn.functional.cross_entropy(logits, target, reduction="sum") / BATCH).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return time.perf_counter() - started
 
 
 def pick(store: TokenStore, samples: np.ndarray) -> TokenStore:

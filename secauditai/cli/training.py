@@ -190,7 +190,8 @@ def resume(
     from secauditai.training.resume import describe, resolve_resume, summarise
 
     out = Output(as_json=as_json)
-    folds = newest_training(workspace, check_name(name, "model")) if checkpoint == "latest" else None
+    check_name(name, "model")
+    folds = newest_training(workspace, name) if checkpoint == "latest" else None
     if folds is not None:
         resume_folds(folds, workspace, given_settings(ctx), out, address=address, dry_run=dry_run)
         return

@@ -82,7 +82,7 @@ def _score_validation(recipe: Recipe, model: torch.nn.Module) -> tuple[Validator
         try:
             return validator, validator.outputs()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or budget == SMALLEST:
                 raise
             budget = max(SMALLEST, budget // 2)
             logger.warning("out of memory: validating with micro_batch_tokens %d", budget)

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -61,7 +62,9 @@ class RankLog(logging.FileHandler):
     """The log of a rank; a disk that takes no more of it stops the run by its checkpoints, in one line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Print no traceback."""
+        """Print no traceback of a file that cannot be written."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 @contextlib.contextmanager

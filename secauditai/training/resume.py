@@ -24,7 +24,7 @@ from secauditai.training.checkpoint import (
     read_state,
     resolve_checkpoint,
 )
-from secauditai.training.memory import budget_at, read_budgets
+from secauditai.training.memory import budget_at, read_budgets, write_budgets
 from secauditai.training.mirrored import fetch_run
 from secauditai.training.preparation import build_augmentation
 from secauditai.training.promise import check_promise, open_same_dataset, token_digest
@@ -76,7 +76,7 @@ class Resumption:
             restore_stores(recipe, self.dataset, config, progress)
             write_layer(self.run.layout.config, config.flat())
             if self.changes.forgets_memory:
-                self.run.layout.memory.unlink(missing_ok=True)
+                write_budgets(self.run.layout.memory, [])  # not deleted: it may be in a store as well
             write_recipe(self.run.layout.recipe, recipe)
         return self.run
 

@@ -89,3 +89,11 @@ def test_a_model_is_named_after_the_whole_name_of_its_configuration(
         assert Path(json.loads(result.out)["writes_to"]).name == name
     result = cli("train", "tune", "--config", "v1.6", "--data", "samples.yaml")
     assert "v1.6 has no search space. For example `secauditai train config set v1.6 learning_rate" in result.err
+
+
+@pytest.mark.parametrize("checkpoint", ["latest", "5", "best"])
+def test_a_model_name_with_a_path_in_it_is_refused(cli: Cli, checkpoint: str) -> None:
+    result = cli("train", "resume", "--model", "../other/m", "--checkpoint", checkpoint)
+    assert result.code == 1
+    assert "../other/m" in result.err
+    assert "is not a name" in result.err
