@@ -43,6 +43,15 @@ SAMPLE_SCHEMA = pa.schema(
 """Columns of a parsed sample. `language` and `group` are "" when not known; `metadata` is JSON."""
 UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 """Control characters, line breaks, what turns or hides text, and halves of surrogate pairs: no name holds one."""
+NOT_IN_TEXT = bytes([*range(0x01, 0x07), *range(0x0E, 0x1B), *range(0x1C, 0x20), 0x7F])
+"""Control characters that no text holds, as `file` has it (`text_chars` in its encoding.c): all but BEL, BS, TAB, LF,
+VT, FF, CR and ESC, so that raw terminal sequences in a literal are text. NUL is looked for by itself."""
+MAX_CONTROLS = 0.1
+"""Code with a larger share of them is binary. Git allows 1 in 128 of a whole file (`convert_is_binary` in its
+convert.c), but a single function may be a line. Programs without their NULs have about 1 in 6."""
+MAX_UNDECODED = 0.5
+"""So is code with a larger share of them and of U+FFFD, which decoding puts for bytes that it cannot read: compressed
+data has half of its characters so, while code whose comments were wrongly decoded stays below."""
 DIGESTED = ("id", "code", "label", "severity", "category", "language", "metadata")
 
 
@@ -197,13 +206,26 @@ def _code(raw: Mapping[Any, Any]) -> str:
         raise SampleError("bad_code", f"'code' must be a string, not {_kind(value)}")
     if not value or value.isspace():
         raise SampleError("no_code", "'code' is empty")
-    if "\x00" in value:
-        raise SampleError("binary_code", "'code' contains NUL characters, so it is not source code")
     try:
-        _ = value.isascii() or value.encode("utf-8")
+        _check_text(value, value.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise SampleError("bad_code", f"'code' is not valid unicode ({error.reason})") from error
     return value
+
+
+def _check_text(code: str, encoded: bytes) -> None:
+    """Refuse what is no text, whichever way it was made a string."""
+    if b"\x00" in encoded:
+        raise SampleError("binary_code", "'code' contains NUL characters, so it is not source code")
+    controls = len(encoded) - len(encoded.translate(None, NOT_IN_TEXT))
+    undecoded = 0 if code.isascii() else code.count("\ufffd")
+    for count, limit, kind in (
+        (controls, MAX_CONTROLS, "control characters"),
+        (controls + undecoded, MAX_UNDECODED, "control characters or U+FFFD"),
+    ):
+        if count > limit * len(code):
+            message = f"{count:,} of the {len(code):,} characters of 'code' are {kind}, so it is not source code"
+            raise SampleError("binary_code", message)
 
 
 def _choice(raw: Mapping[Any, Any], key: str, allowed: tuple[str, ...], default: str | None) -> str:

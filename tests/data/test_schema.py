@@ -1,3 +1,7 @@
+import marshal
+import zlib
+from pathlib import Path
+
 import pytest
 
 from secauditai.data.schema import SampleError, code_key, normalise_code, parse_sample
@@ -22,6 +26,8 @@ def test_a_sample_is_normalised() -> None:
         ({"code": 3}, "bad_code"),
         ({"code": "a\x00b"}, "binary_code"),
         ({"code": "\ud800"}, "bad_code"),
+        ({"code": "PK\x03\x04\x14\x08\x08 a.txt"}, "binary_code"),
+        ({"code": "\x7fELF\x02\x01\x01 main printf"}, "binary_code"),
         ({"label": "bug"}, "bad_label"),
         ({"label": None}, "bad_label"),
         ({"label": True}, "bad_label"),
@@ -37,6 +43,31 @@ def test_bad_samples_have_a_reason(change: dict[str, object], reason: str) -> No
     with pytest.raises(SampleError) as refused:
         parse_sample({**GOOD, **change})
     assert refused.value.reason == reason
+
+
+def test_programs_and_archives_without_nul_are_binary() -> None:
+    text = Path(__file__).read_bytes()
+    program = marshal.dumps(compile(text, __file__, "exec")).replace(b"\x00", b"")
+    archive = zlib.compress(text).replace(b"\x00", b"")
+    for code in (program.decode("latin-1"), program.decode("utf-8", "replace"), archive.decode("utf-8", "replace")):
+        with pytest.raises(SampleError, match="so it is not source code") as refused:
+            parse_sample(GOOD | {"code": code})
+        assert refused.value.reason == "binary_code"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "// \u521d\u59cb\u5316\u914d\u7f6e\nint x;\n",
+        "R='\x1b[31m'; G='\x1b[32m'; N='\x1b[0m'; B='\x07'\n",
+        "if c == '\x01': return\n",
+        "\x0cclass A:\n    pass\n\x1a",
+        "# \ufffd\ufffd\ufffd\ufffd \ufffd\ufffd\ufffd\ufffd\ufffd: decoded wrongly\nx = 1\n",
+        "const icons = ['\ue0b0', '\U0001f600', '\u200d', '\x85'];\n",
+    ],
+)
+def test_odd_characters_do_not_make_code_binary(code: str) -> None:
+    assert parse_sample(GOOD | {"code": code}).code == code.rstrip("\n") + "\n"
 
 
 def test_white_space_does_not_make_other_code() -> None:
