@@ -71,6 +71,7 @@ class Broken(NamedTuple):
 
     reason: str
     message: str
+    id: str = ""
 
 
 class Sample(NamedTuple):

@@ -1,6 +1,7 @@
 """Directories of sources: Juliet, SARD and OWASP Benchmark."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -182,10 +183,34 @@ def test_a_juliet_case_with_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -
     (tmp_path / "CWE89_SQL__demo_81a.java").write_text(JAVA_A)
     (tmp_path / "CWE89_SQL__demo_81_bad.java").write_bytes(JAVA_B.encode() + b"// \xe9\n")
     (raw,) = TREES["juliet"].read_case(tmp_path, find_source(str(tmp_path)).cases[0])
-    assert raw.where == f"{tmp_path}/CWE89_SQL__demo_81_bad.java:1"
+    assert raw.where == f"{tmp_path}/CWE89_SQL__demo_81_bad.java:{JAVA_B.count(chr(10)) + 1}"
     with pytest.raises(SampleError, match=r"CWE89_SQL__demo_81_bad\.java is not UTF-8") as refused:
         parse_sample(raw.value)
     assert refused.value.reason == "not_utf8"
+
+
+def write_sard(root: Path) -> None:
+    (root / "manifest.xml").write_text(
+        '<container><testcase id="7"><file path="old.c"><flaw line="1" name="CWE-1"/></file></testcase></container>'
+    )
+
+
+def write_owasp(root: Path) -> None:
+    (root / "expectedresults-1.csv").write_text("# test name\nold,hash,true,328\n")
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_sard, "sard_7"), (write_owasp, "old")])
+def test_a_test_case_that_is_not_utf8_is_listed_with_its_file(
+    tmp_path: Path, write: Callable[[Path], None], name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in")
+    (tmp_path / "in" / "old.c").write_bytes("int a;\n/* d\xe9j\xe0 */\n".encode("cp1252"))
+    with pytest.raises(DataError, match="1 of 1 samples are refused"):
+        prepare(str(tmp_path / "in"), tmp_path / "out")
+    refused = json.loads((tmp_path / "out.rejected.jsonl").read_text())
+    assert (refused["where"], refused["id"], refused["reason"]) == (f"{tmp_path}/in/old.c:2", name, "not_utf8")
+    assert refused["message"].startswith("old.c is not UTF-8 text (byte 0xe9), so the test case ")
 
 
 def sard_xml(root: Path, **linked: str) -> None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secauditai.data.readers.raw import RawSample
+from secauditai.data.schema import Broken
+from secauditai.errors import DataError
+
 ENDINGS = {
     **{".c": "c", ".h": "c", ".cc": "c++", ".cpp": "c++", ".hpp": "c++", ".java": "java", ".py": "python"},
     **{".js": "javascript", ".php": "php", ".go": "go", ".rb": "ruby", ".rs": "rust", ".cs": "c#"},
@@ -57,8 +61,33 @@ def inside(root: Path, name: str) -> Path | None:
 
 
 def read_source(path: Path) -> str | None:
-    """The text of a source file, None when it is not UTF-8."""
+    """The text of a source file, None when it is not UTF-8.
+
+    Raises:
+        DataError: when it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         return None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def not_utf8(root: Path, name: str, case: Case, sample: str) -> RawSample:
+    """What stands for a test case with a file that is not UTF-8, in any other encoding: none is guessed.
+
+    Args:
+        root: the directory of all test cases.
+        name: the file, relative to the root.
+        case: the test case.
+        sample: the id that it is refused under.
+    """
+    path, line, byte = root / name, 1, ""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, f" (byte 0x{content[error.start]:02x})"
+    message = f"{name} is not UTF-8 text{byte}, so the test case {case.name} is refused; save the file as UTF-8"
+    return RawSample(f"{path}:{line}", Broken("not_utf8", message, sample))

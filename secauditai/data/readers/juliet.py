@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secauditai.data.readers.cases import Case, files_below, read_source
+from secauditai.data.readers.cases import Case, files_below, not_utf8, read_source
 from secauditai.data.readers.raw import RawSample
-from secauditai.data.schema import Broken
 
 FILE = re.compile(r"(CWE(\d+)_.+?__.+?)_(\d\d)(?:[a-e]|_(?P<flavour>bad|good\w*|base))?\.(c|cpp|java)")
 NAME = re.compile(r"(?:helper)?(bad|good(?:G2B|B2G)?\d*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -56,8 +55,7 @@ def read_case(root: Path, case: Case) -> Iterator[RawSample]:
     """The vulnerable and the safe samples of a test case; one that is refused when it cannot be read whole."""
     codes = {name: read_source(root / name) for name in case.files}
     if unread := [name for name in case.files if codes[name] is None]:
-        broken = Broken("not_utf8", f"{unread[0]} is not UTF-8 text, so the test case {case.name} is not whole")
-        yield RawSample(f"{root / unread[0]}:1", broken)
+        yield not_utf8(root, unread[0], case, case.name)
         return
     functions = [function for name, code in codes.items() if code for function in _functions(name, code)]
     chosen = [function for function in functions if not function.helper and function.flavour != WRAPPER]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from secauditai.data.readers.cases import ENDINGS, Case, files_below, read_source
+from secauditai.data.readers.cases import ENDINGS, Case, files_below, not_utf8, read_source
 from secauditai.data.readers.raw import RawSample
 from secauditai.errors import DataError
 
@@ -73,9 +73,11 @@ def read_case(root: Path, case: Case) -> Iterator[RawSample]:
         return
     path = root / case.files[0]
     code = read_source(path)
-    if code is not None:
-        code = HEADER.sub("", code, count=1)
-        code = re.sub(r"BenchmarkTest\d+", "BenchmarkTest", code)
-        code = re.sub(rf"/{re.escape(case.fact('category'))}-\d+/", "/", code)
+    if code is None:
+        yield not_utf8(root, case.files[0], case, case.name)
+        return
+    code = HEADER.sub("", code, count=1)
+    code = re.sub(r"BenchmarkTest\d+", "BenchmarkTest", code)
+    code = re.sub(rf"/{re.escape(case.fact('category'))}-\d+/", "/", code)
     metadata = {"language": ENDINGS[path.suffix], "cwe": case.fact("cwe"), "file": case.files[0]}
     yield RawSample(f"{path}:1", {**sample, "code": code, "metadata": {**metadata, "project": "OWASP Benchmark"}})

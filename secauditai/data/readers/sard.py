@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from secauditai.data.readers.cases import ENDINGS, Case, files_below, inside, read_source
+from secauditai.data.readers.cases import ENDINGS, Case, files_below, inside, not_utf8, read_source
 from secauditai.data.readers.raw import RawSample
 from secauditai.errors import DataError
 
@@ -69,8 +69,11 @@ def read_case(root: Path, case: Case) -> Iterator[RawSample]:
     """The one sample of a test case."""
     flaws: dict[str, list[int]] = case.fact("flaws")
     names = [name for name in case.files if name in flaws] or list(case.files)
-    texts = [read_source(root / name) for name in names]
-    code = None if None in texts else "\n".join(text for text in texts if text is not None)
+    texts = {name: read_source(root / name) for name in names}
+    if unread := [name for name in names if texts[name] is None]:
+        yield not_utf8(root, unread[0], case, f"sard_{case.name}")
+        return
+    code = "\n".join(text for text in texts.values() if text is not None)
     metadata: dict[str, Any] = {"source": "sard", "file": names[0] if names else ""}
     language = ENDINGS.get(Path(metadata["file"]).suffix.lower())
     metadata |= {key: value for key, value in (("cwe", case.fact("cwe")), ("language", language)) if value}
