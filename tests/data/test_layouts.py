@@ -244,3 +244,9 @@ def test_a_layout_of_records_does_not_apply_to_yaml(tmp_path: Path) -> None:
     for read in (lambda: find_source(str(tmp_path), "devign"), lambda: samples(path, "devign")):
         with pytest.raises(DataError, match="--format devign does not apply to YAML"):
             read()
+
+
+def test_line_changes_that_list_nothing_give_no_flaw_lines(tmp_path: Path) -> None:
+    record = {**SVEN, "line_changes": {"deleted": 5}}
+    before, _ = samples(write_lines(tmp_path / "sven.jsonl", record))
+    assert before.metadata["flaw_lines"] == []

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -261,3 +262,29 @@ def test_a_json_document_with_its_list_twice_is_one_clear_error(tmp_path: Path) 
     path.write_text('{"samples": [], "samples": []}')
     with pytest.raises(DataError, match="the key 'samples' stands twice"):
         list(read_file(path))
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_a_key_twice_in_the_json_of_a_cell_is_refused_as_in_a_json_file(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"id": "a", "code": "x = 1", "label": "safe", "metadata": '{"group": "g", "k": {"group": 1}}'},
+        {"id": "b", "code": "x = 2", "label": "safe", "metadata": '{"group": "g", "group": "h"}'},
+    ]
+    table = pa.Table.from_pylist(rows)
+    path = tmp_path / name
+    if name == "s.csv":
+        pa_csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+    good, bad = [raw.value for raw in read_file(path)]
+    assert parse_sample(good).metadata == {"group": "g", "k": {"group": 1}}
+    assert bad == Broken("repeated_key", "the key 'group' stands twice", "b")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"k": ' + "9" * 5_000 + "}", "{'k': 1}"])
+def test_a_cell_that_no_json_parser_takes_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"id": ["a"], "code": ["x"], "label": ["safe"], "metadata": [text]}), path)
+    (raw,) = read_file(path)
+    with pytest.raises(SampleError, match="'metadata' must be a mapping"):
+        parse_sample(raw.value)

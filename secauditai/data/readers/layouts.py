@@ -4,7 +4,6 @@ A function before and after its fix becomes two samples of one group. Project, c
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from secauditai.data.readers.cases import ENDINGS
-from secauditai.data.schema import FIELDS, SAMPLE_SCHEMA
+from secauditai.data.readers.strict_json import StrictJson
+from secauditai.data.schema import FIELDS, SAMPLE_SCHEMA, Broken, shown_id
 from secauditai.errors import DataError
 
 Record = Mapping[str, Any]
@@ -30,6 +30,7 @@ KEPT_KEYS = {
     "flaw_lines": ("flaw_line_index", "flaw_lines"),
 }
 """Metadata key to the names it goes by, the first present one counts."""
+_CELLS = StrictJson()
 LABELS = {"1": "vulnerability", "0": "safe", "true": "vulnerability", "false": "safe"}
 
 
@@ -71,15 +72,21 @@ def _guide(record: Record, _stem: str, _number: int) -> Iterator[object]:
     sample = {key: value for key, value in record.items() if value is not None and value != ""}
     if "metadata" in sample:
         sample["metadata"] = _parsed(sample["metadata"])
-    yield sample
+    yield _whole(sample)
 
 
 def _parsed(metadata: object) -> object:
     """What a text says that is JSON; anything else as it is, for the schema to judge."""
     if isinstance(metadata, str):
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(metadata)
+        with contextlib.suppress(ValueError, RecursionError):
+            return _CELLS.whole(_CELLS.parse(metadata))
     return metadata
+
+
+def _whole(sample: Raw) -> object:
+    """A sample, or what is wrong with its metadata when a key stands there twice."""
+    metadata = sample.get("metadata")
+    return metadata._replace(id=shown_id(sample)) if isinstance(metadata, Broken) else sample
 
 
 def _prepared(record: Record, _stem: str, _number: int) -> Iterator[object]:
@@ -87,7 +94,7 @@ def _prepared(record: Record, _stem: str, _number: int) -> Iterator[object]:
     metadata = _parsed(record["metadata"] or {})
     if isinstance(metadata, Mapping) and record["group"]:
         metadata = {**metadata, "group": record["group"]}
-    yield {**{key: record[key] for key in FIELDS}, "metadata": metadata}
+    yield _whole({**{key: record[key] for key in FIELDS}, "metadata": metadata})
 
 
 def _function(record: Record, stem: str, number: int) -> Iterator[object]:
@@ -115,7 +122,9 @@ def _sven(record: Record, stem: str, number: int) -> Iterator[object]:
     for sample in _pair(record, name, record["func_src_before"], record["func_src_after"]):
         changes = record.get("line_changes")
         if sample["label"] == "vulnerability" and isinstance(changes, Mapping):
-            lines = [item.get("line_no") for item in changes.get("deleted") or [] if isinstance(item, Mapping)]
+            deleted = changes.get("deleted")
+            items = deleted if isinstance(deleted, list) else []
+            lines = [item.get("line_no") for item in items if isinstance(item, Mapping)]
             sample["metadata"]["flaw_lines"] = [line for line in lines if isinstance(line, int)]
         yield sample
 
