@@ -41,6 +41,7 @@ from secauditai.data.remote import list_remote
 from secauditai.data.replacing import replacing, staging_beside
 from secauditai.data.tasks import Runner
 from secauditai.errors import DataError
+from secauditai.files import whole_file
 from secauditai.progress import Progress, silent
 from secauditai.storage import SCHEME, is_remote
 
@@ -174,8 +175,8 @@ def write_dataset(
 
 
 def write_rejected(cleaned: Cleaned, path: Path) -> None:
-    """Write every refused sample with its place, id and reason, one JSON object per line."""
-    with path.open("w", encoding="utf-8") as lines:
+    """Write every refused sample with its place, id and reason, one JSON object per line; whole or not at all."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as lines:
         for rejection in cleaned.rejected:
             lines.write(json.dumps(asdict(rejection), ensure_ascii=False) + "\n")
 

@@ -134,6 +134,29 @@ def test_too_many_rejections_leave_no_output_but_a_list(samples_yaml: Write, tmp
     assert len((tmp_path / "out.rejected.jsonl").read_text().splitlines()) == 5
 
 
+def test_a_list_of_refused_samples_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = tmp_path / "out.rejected.jsonl"
+    bad: list[dict[str, object]] = [{"id": f"bad_{i}", "label": "safe"} for i in range(5)]
+    path = write(tmp_path / "s.yaml", bad)
+    with pytest.raises(DataError, match="5 of 5 samples are refused"):
+        prepare(str(path), tmp_path / "out")
+    before = listing.read_text()
+    written = iter([{"id": "bad_0"}])
+
+    def disk_is_full(_: object) -> dict[str, str]:
+        for row in written:
+            return row
+        raise OSError(28, "full")
+
+    monkeypatch.setattr("secauditai.data.prepare.asdict", disk_is_full)
+    with pytest.raises(OSError, match="full"):
+        prepare(str(path), tmp_path / "out")
+    assert listing.read_text() == before
+    assert sorted(tmp_path.iterdir()) == [listing, path]
+
+
 def test_an_occupied_output_is_not_touched(samples_yaml: Write, tmp_path: Path) -> None:
     other = tmp_path / "out"
     other.mkdir()
