@@ -71,8 +71,8 @@ def clean(keys: pa.Table, conflicts: str = "drop") -> Cleaned:
     cleaned = Cleaned(keys, np.zeros(0, np.int64), [])
     refused = keys.column("reason").to_numpy(zero_copy_only=False) != ""
     cleaned.rejected += [Rejection(**row) for row in _rows(keys, np.flatnonzero(refused), Rejection)]
-    unique = _unique_ids(keys, np.flatnonzero(~refused), cleaned)
     groups = _Groups()
+    unique = _unique_ids(keys, np.flatnonzero(~refused), cleaned, groups)
     gone = _settle_equal_code(keys, unique, conflicts, cleaned, groups)
     kept = unique[~np.isin(unique, gone)]
     ids = keys.column("id").take(pa.array(kept))
@@ -92,7 +92,7 @@ def _codes(column: pa.ChunkedArray) -> Int64:
     return indices
 
 
-def _unique_ids(keys: pa.Table, good: Int64, cleaned: Cleaned) -> Int64:
+def _unique_ids(keys: pa.Table, good: Int64, cleaned: Cleaned, groups: "_Groups") -> Int64:
     """The first sample of every id; a later one is a duplicate when it says the same, else refused.
 
     An id whose code has both labels is refused altogether: neither is more likely right for standing first.
@@ -114,6 +114,8 @@ def _unique_ids(keys: pa.Table, good: Int64, cleaned: Cleaned) -> Int64:
                 cleaned.rejected.append(Rejection(where, sample, "conflict", message))
             else:
                 cleaned.merged.append(Merge(sample, sample, where))
+                first_group, group = (keys.column("group")[number].as_py() for number in (before, row))
+                groups.join({"id": sample, "group": first_group}, {"group": group})
         return good[np.setdiff1d(first, np.flatnonzero(np.isin(good, list(torn))))]
     return good[np.sort(first)]
 
@@ -132,7 +134,7 @@ def _settle_equal_code(keys: pa.Table, unique: Int64, conflicts: str, cleaned: C
     rows = keys.select(["where", "id", "label", "group"]).take(pa.array(unique[shared])).to_pylist()
     by_code: dict[int, list[dict[str, Any]]] = {}
     for code, number, row in zip(inverse[shared].tolist(), unique[shared].tolist(), rows, strict=True):
-        by_code.setdefault(code, []).append({**row, "row": number})
+        by_code.setdefault(code, []).append({**row, "row": number, "group": groups.known(row["id"], row["group"])})
     gone: list[int] = []
     for _, samples in sorted((min(s["id"] for s in samples), samples) for samples in by_code.values()):
         samples.sort(key=lambda sample: sample["id"])
@@ -197,8 +199,12 @@ class _Groups:
         """The group of each sample after all joins: the smallest name among those joined."""
         if not self._parent and not self._adopted:
             return groups
-        pairs = zip(ids, groups, strict=True)
-        return [self._find(found) if (found := group or self._adopted.get(name, "")) else "" for name, group in pairs]
+        return [self.known(name, group) for name, group in zip(ids, groups, strict=True)]
+
+    def known(self, name: str, group: str) -> str:
+        """The group, after the joins so far, of a sample that was read with some group; "" when it has none."""
+        found = group or self._adopted.get(name, "")
+        return self._find(found) if found else ""
 
     def _find(self, group: str) -> str:
         while self._parent.get(group, group) != group:

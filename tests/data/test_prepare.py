@@ -111,6 +111,20 @@ def test_merged_duplicates_join_their_groups(tmp_path: Path) -> None:
     assert groups["sample_0_v"] == groups["sample_0_s"] == groups["sample_1_s"] != groups["sample_2_s"]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_sample_that_stands_twice_is_in_the_groups_of_both(tmp_path: Path, turned: bool) -> None:
+    twice = [{"id": "a", "code": "p(1)", "label": "safe", "metadata": {"group": group}} for group in ("g", "h")]
+    once = {"id": "b", "code": "q(2)", "label": "safe"}
+    more = [{**once, "metadata": {"group": "k"}}, once]  # only one of the two has a group
+    others = [{"id": group, "code": f"{group} = 1", "label": "safe", "metadata": {"group": group}} for group in "ghk"]
+    samples = [*twice, *more, *others]
+    done = prepare(str(write(tmp_path / "s.yaml", samples[::-1] if turned else samples)), tmp_path / "out")
+    assert (done.read, done.kept, done.duplicates) == (7, 5, 2)
+    table = done.dataset.table()
+    groups = dict(zip(table["id"].to_pylist(), table["group"].to_pylist(), strict=True))
+    assert groups == {"a": "g", "g": "g", "h": "g", "b": "k", "k": "k"}
+
+
 @pytest.mark.ray
 def test_ray_data_and_this_process_prepare_the_same(samples_yaml: Write, tmp_path: Path, ray_cluster: str) -> None:
     samples_yaml(5, "in/a.yaml")
