@@ -288,3 +288,26 @@ def test_a_cell_that_no_json_parser_takes_is_refused(tmp_path: Path, text: str) 
     (raw,) = read_file(path)
     with pytest.raises(SampleError, match="'metadata' must be a mapping"):
         parse_sample(raw.value)
+
+
+def test_blank_lines_do_not_move_the_places_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text('id,code,label\n\n\na,"x\n\ny",safe\n\nb,z\n')
+    read = [(raw.where, raw.value) for raw in read_file(path)]
+    assert [where for where, _ in read] == [f"{path}:4", f"{path}:8"]
+    assert read[1][1] == {"id": "b", "code": "z"}
+
+
+def test_parquet_with_a_column_twice_is_one_clear_error_as_in_csv(tmp_path: Path) -> None:
+    columns = {"id": ["a"], "code": ["x"], "label": ["safe"]}
+    table = pa.table([*columns.values(), ["b"]], names=[*columns, "id"])
+    pq.write_table(table, tmp_path / "s.parquet")
+    with pytest.raises(DataError, match="the column 'id' stands twice"):
+        list(read_file(tmp_path / "s.parquet"))
+
+
+def test_a_time_that_no_calendar_has_is_one_clear_error(tmp_path: Path) -> None:
+    columns = {"id": ["a"], "code": ["x"], "label": ["safe"], "time": pa.array([2**60], pa.timestamp("us"))}
+    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
+    with pytest.raises(DataError, match=r"s\.parquet: a date or time is out of range"):
+        list(read_file(tmp_path / "s.parquet"))

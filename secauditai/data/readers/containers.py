@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from secauditai.data.readers.streams import open_seekable, open_text
@@ -71,22 +72,33 @@ def read_csv(path: Path) -> Iterator[Place]:
     """One record per row; the first line names the columns."""
     csv.field_size_limit(2**31 - 1)
     with open_text(path, newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)  # else a quote that nothing closes would swallow the rest in silence
+        rows = csv.reader(lines, strict=True)  # else a quote that nothing closes would swallow the rest in silence
         begins = 1
         try:
-            if not rows.fieldnames:
+            names = next(rows, [])
+            if not names:
                 raise DataError("the first line must name the columns", where=f"{path}:1")
-            names = rows.fieldnames
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
-                raise DataError(f"the column {repeated[0]!r} stands twice", where=f"{path}:1")
+            _check_columns(names, f"{path}:1")
             begins = rows.line_num + 1
             for row in rows:
-                many = Broken("bad_row", f"the row has more cells than the {len(names)} columns; is a comma unquoted?")
-                yield f"{path}:{begins}", many if None in row else dict(row)
+                if row:  # else the line is blank
+                    yield f"{path}:{begins}", _row(names, row)
                 begins = rows.line_num + 1
         except csv.Error as error:
             problem = "a quote of this row is never closed" if "end of data" in str(error) else str(error)
             raise DataError(f"not valid CSV: {problem}", where=f"{path}:{begins}") from None
+
+
+def _check_columns(names: list[str], where: str) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"the column {repeated[0]!r} stands twice", where=where)
+
+
+def _row(names: list[str], row: list[str]) -> object:
+    """The cells by column; None for those at the end that a row leaves out."""
+    if len(row) > len(names):
+        return Broken("bad_row", f"the row has more cells than the {len(names)} columns; is a comma unquoted?")
+    return dict(zip_longest(names, row))
 
 
 def read_parquet(path: Path) -> Iterator[Place]:
@@ -97,9 +109,13 @@ def read_parquet(path: Path) -> Iterator[Place]:
     try:
         number = 0
         with open_seekable(path) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=1024):
+            file = pq.ParquetFile(stream)
+            _check_columns(file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}:{number}", row
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"not a Parquet file: {error}".splitlines()[0], where=str(path)) from None
+    except OverflowError as error:
+        raise DataError(f"a date or time is out of range: {error}", where=str(path)) from None
