@@ -150,6 +150,8 @@ def _parse_one(chunk: Chunk, raw: RawSample, settings: CleaningSettings, writer:
         writer.add(where, refined, changes(code, read, refined))
     except SampleError as error:
         writer.refuse(where, shown_id(raw.value), error)
+    except RecursionError:
+        writer.refuse(where, shown_id(raw.value), SampleError("bad_metadata", "'metadata' is nested too deeply"))
 
 
 @contextmanager

@@ -280,6 +280,18 @@ def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert [(row["id"], row["reason"]) for row in rejected] == [("?", "bad_id"), ("odd", "bad_metadata")]
 
 
+@pytest.mark.parametrize("depth", [400, 600, 900])
+def test_deeply_nested_metadata_is_stored_or_refused(tmp_path: Path, depth: int) -> None:
+    lines = [json.dumps(sample) for sample in make_samples(4)]
+    nested = "[" * depth + "]" * depth
+    lines.append(f'{{"id": "deep", "code": "x = 1", "label": "safe", "metadata": {{"x": {nested}}}}}')
+    (tmp_path / "s.jsonl").write_text("\n".join(lines))
+    done = prepare(str(tmp_path / "s.jsonl"), tmp_path / "out", LENIENT)
+    rejected = [json.loads(line) for line in done.dataset.layout.rejected.read_text().splitlines()]
+    assert done.read == 9
+    assert [(row["id"], row["reason"]) for row in rejected] in ([], [("deep", "bad_metadata")])
+
+
 def test_an_output_that_came_to_be_meanwhile_stays(tmp_path: Path) -> None:
     output = tmp_path / "out"
 

@@ -222,6 +222,12 @@ def test_rows_with_too_many_cells_are_refused(tmp_path: Path) -> None:
         ("s.json", '[{"id": ' + "9" * 5000 + "}]", "not valid JSON"),
         ("s.jsonl", '{"id": ' + "9" * 5000 + "}", ":1: not valid JSON"),
         ("s.yaml", "samples:\n  - id: " + "9" * 5000, ":2: '9{40}' is no int"),
+        ("s.yaml", "samples:\n  - id: 0x" + "f" * 5000, ":2: '0xf{38}' is no int"),
+        (
+            "s.yaml",
+            "samples:\n  - id: a\n    code: |\n      \x1b[0m\n",
+            r":4: the character 0x1b cannot .* double quotes",
+        ),
     ],
 )
 def test_unreadable_containers_are_one_clear_error(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -58,7 +58,7 @@ def read_yaml_samples(path: Path) -> Iterator[tuple[int, object]]:
         try:
             yield from reader.samples()
         except yaml.reader.ReaderError as error:
-            raise DataError("not UTF-8 text", where=f"{path}:{_line_of(path, error.position)}") from None
+            raise _not_text(error, f"{path}:{_line_of(path, error.position)}") from None
         except yaml.MarkedYAMLError as error:
             raise reader.refuse(_problem(error), getattr(error, "problem_mark", None)) from None
         except RecursionError:
@@ -237,7 +237,9 @@ class _Reader:
 
     def _construct(self, tag: str, text: str, event: Any) -> Any:
         try:
-            return _CONSTRUCT[tag](self._resolver, yaml.ScalarNode(tag, text))
+            value = _CONSTRUCT[tag](self._resolver, yaml.ScalarNode(tag, text))
+            str(value)  # Python writes no integer of thousands of digits, though it reads a hexadecimal one
+            return value
         except (ValueError, KeyError, IndexError):
             raise self.refuse(f"{text[:40]!r} is no {tag.removeprefix(_TAG)}", event.start_mark) from None
 
@@ -260,6 +262,14 @@ def _size(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + sum(1 + _size(item) for item in value.values())
     return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
+
+
+def _not_text(error: yaml.reader.ReaderError, where: str) -> DataError:
+    """The error for bytes that are no text, or none that YAML takes."""
+    if "control characters" not in error.reason:
+        return DataError("not UTF-8 text", where=where)
+    told = f"the character 0x{error.character:02x} cannot stand in YAML as it is"
+    return DataError(told, where=where, hint='Escape it within double quotes, as in "\\x1b", or write JSON.')
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
