@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -152,6 +153,29 @@ def test_hidden_files_prepared_data_and_loops_of_links_are_passed_over(tmp_path:
         (tmp_path / name).write_text("samples: []")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     assert list_files(str(tmp_path)) == [tmp_path / "a.yaml", tmp_path / "deep" / "c.yaml"]
+
+
+def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.yaml", "locked/b.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("samples: []")
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="locked: cannot be read: Permission denied"):
+        list_files(str(tmp_path))
+
+
+def test_a_file_that_a_glob_matches_twice_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "s.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("samples: []")
+    assert list_files(f"{tmp_path}/**/**/*.yaml") == [path]
 
 
 def test_a_sample_with_a_key_twice_is_refused_and_its_neighbours_are_not(tmp_path: Path) -> None:

@@ -162,7 +162,10 @@ def test_sard_sarif(tmp_path: Path) -> None:
     [
         ("manifest.xml", "<container><testcase id='1'>", "not valid XML"),
         ("manifest.xml", "<!DOCTYPE a [<!ENTITY b 'c'>]><container/>", "document type"),
+        ("manifest.xml", "<?xml version='1.0' encoding='nonsense'?><container/>", "not valid XML: unknown encoding"),
+        ("manifest.xml", "<?xml version='1.0' encoding='gbk'?><container/>", "not valid XML: multi-byte encodings"),
         ("manifest.sarif", '{"runs": [{"results": [{"locations": [{}]}]}]}', "not a SARIF"),
+        ("manifest.sarif", "[" * 100_000, "not a SARIF"),
         ("expectedresults-1.csv", "BenchmarkTest1,hash\n", "a row needs"),
     ],
 )
@@ -321,3 +324,10 @@ def test_the_newest_owasp_table_is_that_of_the_highest_version(tmp_path: Path) -
         (tmp_path / f"expectedresults-{version}.csv").write_text(f"BenchmarkTest00001,hash,{real},328\n")
     assert samples(tmp_path, "owasp-benchmark")["BenchmarkTest00001"].label == "vulnerability"
     assert tmp_path / "expectedresults-1.10.csv" in find_source(str(tmp_path)).files
+
+
+def test_a_manifest_may_name_files_that_no_disk_can_hold(tmp_path: Path) -> None:
+    sard_xml(tmp_path, n1="")
+    text = (tmp_path / "manifest.xml").read_text()
+    (tmp_path / "manifest.xml").write_text(text.replace("</testcase>", f'<file path="{"x" * 5000}.c"/></testcase>'))
+    assert samples(tmp_path, "sard")["sard_1"].code == "int n1;\n"

@@ -43,9 +43,12 @@ def files_below(root: Path, leave_out: Callable[[Path], bool] = _none) -> Iterat
     Args:
         root: the directory.
         leave_out: whether to pass over a directory below it.
+
+    Raises:
+        DataError: when a directory cannot be listed, as nothing in it would be read.
     """
     real = root.resolve()
-    for directory, folders, names in os.walk(root):
+    for directory, folders, names in os.walk(root, onerror=_refuse):
         here = Path(directory)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not leave_out(here / name))
         for name in sorted(names):
@@ -54,10 +57,17 @@ def files_below(root: Path, leave_out: Callable[[Path], bool] = _none) -> Iterat
                 yield path
 
 
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot be read: {error.strerror}", where=str(error.filename))
+
+
 def inside(root: Path, name: str) -> Path | None:
     """The file that a manifest names; None when there is none below the root."""
-    path = (root / name).resolve()
-    return path if path.is_relative_to(root.resolve()) and path.is_file() else None
+    try:
+        path = (root / name).resolve()
+        return path if path.is_relative_to(root.resolve()) and path.is_file() else None
+    except OSError:  # a name longer than any file's
+        return None
 
 
 def read_source(path: Path) -> str | None:

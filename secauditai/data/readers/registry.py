@@ -165,11 +165,11 @@ def list_files(spec: str) -> list[Path]:
         _check_ending(path)
         return [path]
     if is_dataset(path):
-        return sorted(open_dataset(path).layout.samples.iterdir())
-    if path.is_dir():
-        found = list(files_below(path, leave_out=is_dataset))
-    else:
-        found = [item for item in map(Path, glob.iglob(spec, recursive=True)) if item.is_file()]  # noqa: PTH207 - any glob
+        found = set(open_dataset(path).layout.samples.iterdir())
+    elif path.is_dir():
+        found = set(files_below(path, leave_out=is_dataset))
+    else:  # a file may match in several ways
+        found = {item for item in map(Path, glob.iglob(spec, recursive=True)) if item.is_file()}  # noqa: PTH207 - any glob
     files = sorted(item for item in found if inner_suffix(item) in READERS and not item.name.startswith("."))
     if not files:
         reason = "holds no data files" if path.is_dir() or "*" in spec else "does not exist"

@@ -100,7 +100,7 @@ def _cases_of_xml(root: Path, path: Path) -> Iterator[Case]:
                         yield _case_of_element(root, element)
                         element.clear()
         parser.close()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also of an encoding that is not known
         raise DataError(f"not valid XML: {error}", where=str(path)) from None
 
 
@@ -129,7 +129,7 @@ def _cases_of_sarif(root: Path, path: Path) -> Iterator[Case]:
         for identifier, sarif in suite or [("", document)]:
             for run in sarif["runs"]:
                 yield _case_of_run(root, here, run, identifier)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DataError(f"not a SARIF manifest: {error!r}", where=str(path)) from None
 
 
