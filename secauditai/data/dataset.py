@@ -16,6 +16,9 @@ from secauditai.files import describe_file, describe_tree
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
+PARTS = "part-*.parquet"
+NEEDED = {"content_hash": str, "read": int, "merged": list, "cleaning": dict, "files": dict}
+"""What a manifest must have, whatever has written it."""
 STORED_SCHEMA = SAMPLE_SCHEMA.append(pa.field("cluster", pa.string(), nullable=False))
 """Columns of sample and split files: `cluster` names the samples that must share a split."""
 
@@ -107,20 +110,32 @@ def open_dataset(root: Path, *, name: str | None = None, origin: str | None = No
     """
     root = root.absolute()
     layout = DatasetLayout(root)
-    try:
-        manifest = json.loads(layout.manifest.read_text(encoding="utf-8"))
-        files = manifest["files"]
-        manifest["content_hash"]
-        if manifest["schema_version"] != SCHEMA_VERSION:
-            raise DataError("the dataset was written by another version", where=str(root), hint="Prepare it again.")
-    except FileNotFoundError:
-        raise DataError("not a prepared dataset: it has no manifest.json", where=str(root)) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"damaged manifest: {error}", where=str(layout.manifest)) from None
+    manifest = _read_manifest(layout)
+    files = manifest["files"]
     for relative, expected in files.items():
-        if not (root / relative).exists() or describe_file(root / relative) != expected:
+        if not (root / relative).is_file() or describe_file(root / relative) != expected:
             raise DataError(f"damaged dataset: {relative} differs from its manifest", where=str(root))
+    for path in sorted(root.glob(f"*/{PARTS}")):
+        if str(path.relative_to(root)) not in files:
+            raise DataError(f"damaged dataset: {path.relative_to(root)} is not in its manifest", where=str(root))
     return Dataset(name or str(root), layout, manifest, origin or f"prepared dataset {root}")
+
+
+def _read_manifest(layout: DatasetLayout) -> dict[str, Any]:
+    """The manifest, with whatever reading a dataset needs of it."""
+    try:
+        manifest: dict[str, Any] = json.loads(layout.manifest.read_text(encoding="utf-8"))
+        if manifest["schema_version"] != SCHEMA_VERSION:
+            hint = "Prepare it again."
+            raise DataError("the dataset was written by another version", where=str(layout.root), hint=hint)
+        for name, kind in NEEDED.items():
+            if not isinstance(manifest[name], kind):
+                raise TypeError(f"{name!r} is no {kind.__name__}")
+    except FileNotFoundError:
+        raise DataError("not a prepared dataset: it has no manifest.json", where=str(layout.root)) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"damaged manifest: {error}", where=str(layout.manifest)) from None
+    return manifest
 
 
 def one_split(dataset: Dataset, split: str) -> Dataset:
@@ -162,7 +177,7 @@ def read_parts(directory: Path, columns: list[str] | None = None) -> pa.Table:
 
 def each_part(directory: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The samples of a directory, one part at a time, in order."""
-    for path in sorted(directory.glob("part-*.parquet")):
+    for path in sorted(directory.glob(PARTS)):
         yield pq.read_table(path, columns=columns)
 
 

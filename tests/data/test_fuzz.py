@@ -1,6 +1,7 @@
 """Broken inputs for every reader: one clear error or samples that add up, never a crash; 10,000 of each in `make soak`."""
 
 import gzip
+import hashlib
 import json
 import os
 import tempfile
@@ -15,12 +16,14 @@ from published_records import BIG_VUL, DEVIGN, DIVERSEVUL, PRIMEVUL, SVEN
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import clean
+from secauditai.data.dataset import SCHEMA_VERSION, is_dataset
 from secauditai.data.parse import parse_all
 from secauditai.data.prepare import open_source
 from secauditai.data.readers import Source, read_file
 from secauditai.data.readers.registry import CONTAINERS
 from secauditai.data.readers.streams import inner_suffix
 from secauditai.data.readers.trees import TREES
+from secauditai.data.schema import parse_sample
 from secauditai.data.tasks import HERE
 from secauditai.errors import DataError
 from secauditai.progress import silent
@@ -63,7 +66,16 @@ def parquet(record: dict[str, object]) -> bytes:
     return bytes(sink.getvalue())
 
 
+def sealed(parts: Files) -> Files:
+    """A dataset directory: its files, and a manifest that knows them as they are."""
+    described = {name: {"bytes": len(part), "sha256": hashlib.sha256(part).hexdigest()} for name, part in parts.items()}
+    manifest = {**MANIFEST, "schema_version": SCHEMA_VERSION, "files": described}
+    return {**parts, "manifest.json": json.dumps(manifest).encode()}
+
+
 CSV = b'id,code,label,project\na,x = 1,safe,p\nb,"y\n= 2",vulnerability,\n'
+MANIFEST = {"content_hash": "0", "read": 1, "merged": [], "cleaning": {}, "splits": {"counts": {"train": 1}}}
+STORED = parquet(parse_sample({**GUIDE, "metadata": {"group": "g", "k": [1]}}).row() | {"cluster": "a"})
 FLAT = {key: value for key, value in GUIDE.items() if key != "metadata"}
 INPUTS: dict[str, Files] = {
     "yaml": {"s.yaml": YAML},
@@ -84,6 +96,9 @@ INPUTS: dict[str, Files] = {
     "sard": {"manifest.xml": SARD, "a.c": b"int a;\n"},
     "sarif": {"manifest.sarif": json.dumps(SARIF).encode(), "a.c": b"int a;\n"},
     "owasp": {"expectedresults-1.csv": b"# head\nT1,hash,true,328\nT2,xss,false,79\n", "T1.java": b"class T1 {}\n"},
+    "prepared": sealed(
+        {"rejected.jsonl": b"", "samples/part-00000.parquet": STORED, "train/part-00000.parquet": STORED}
+    ),
 }
 
 
@@ -100,6 +115,12 @@ def mutate(data: st.DataObject, content: bytes) -> bytes:
     return content
 
 
+def write(files: Files, root: Path) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
 def check_nothing_is_lost(source: Source) -> None:
     """Every record and every test case must come out of its reader, if only to be refused."""
     for case in source.cases:
@@ -114,9 +135,7 @@ def check(files: Files) -> None:
     """Parse and clean; what is read must be kept, refused or merged."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        for name, content in files.items():
-            (root / "in" / name).parent.mkdir(exist_ok=True)
-            (root / "in" / name).write_bytes(content)
+        write(files, root / "in")
         staging = root / "staging"
         staging.mkdir()
         wanted = CleaningSettings(near_duplicates=False)
@@ -139,6 +158,9 @@ def test_broken_input_is_an_error_or_adds_up(kind: str) -> None:
         files = dict(INPUTS[kind])
         name = data.draw(st.sampled_from(sorted(files)))
         files[name] = mutate(data, files[name])
+        if kind == "prepared" and name != "manifest.json" and data.draw(st.booleans()):
+            del files["manifest.json"]
+            files = sealed(files)  # so that the damage is met where samples are read
         check(files)
 
     attack()
@@ -146,8 +168,8 @@ def test_broken_input_is_an_error_or_adds_up(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_the_unbroken_inputs_are_read(kind: str, tmp_path: Path) -> None:
-    for name, content in INPUTS[kind].items():
-        (tmp_path / name).write_bytes(content)
+    write(INPUTS[kind], tmp_path)
+    assert is_dataset(tmp_path) == (kind == "prepared")
     (tmp_path / "staging").mkdir()
     source = open_source(str(tmp_path), "auto", tmp_path / "staging", silent)
     cleaned = clean(parse_all(source, tmp_path / "staging", CleaningSettings(near_duplicates=False), HERE, silent))

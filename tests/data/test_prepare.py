@@ -193,6 +193,26 @@ def test_damage_is_noticed(samples_yaml: Write, tmp_path: Path) -> None:
         open_dataset(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"files": []}, "damaged manifest: 'files' is no dict"),
+        ({"cleaning": None}, "damaged manifest: 'cleaning' is no dict"),
+        ({"files": {"samples": {}}}, "samples differs from its manifest"),
+        ({"files": {}}, r"samples/part-00000\.parquet is not in its manifest"),
+        ("[" * 100_000, "damaged manifest: maximum recursion depth"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_damage(
+    samples_yaml: Write, tmp_path: Path, change: dict[str, object] | str, words: str
+) -> None:
+    layout = prepare(str(samples_yaml()), tmp_path / "out").dataset.layout
+    text = change if isinstance(change, str) else json.dumps(json.loads(layout.manifest.read_text()) | change)
+    layout.manifest.write_text(text)
+    with pytest.raises(DataError, match=words):
+        open_dataset(tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_killing_prepare_leaves_no_half_output(samples_yaml: Write, tmp_path: Path) -> None:
     path = samples_yaml(400)
