@@ -16,6 +16,9 @@ from secauditai.files import describe_file, describe_tree
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
+SAMPLES, MANIFEST = "samples", "manifest.json"
+REFUSED_ENDING = ".rejected.jsonl"
+"""Of a list of refused samples that stands beside an output."""
 PARTS = "part-*.parquet"
 NEEDED = {"content_hash": str, "read": int, "merged": list, "cleaning": dict, "files": dict}
 """What a manifest must have, whatever has written it."""
@@ -32,7 +35,7 @@ class DatasetLayout:
     @property
     def samples(self) -> Path:
         """Directory of all kept samples, by id over its parts."""
-        return self.root / "samples"
+        return self.root / SAMPLES
 
     @property
     def rejected(self) -> Path:
@@ -42,7 +45,7 @@ class DatasetLayout:
     @property
     def manifest(self) -> Path:
         """Counts, digests, sources and settings."""
-        return self.root / "manifest.json"
+        return self.root / MANIFEST
 
     def split(self, name: str) -> Path:
         """Directory of the samples of a split."""

@@ -21,6 +21,7 @@ from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import Cleaned, Rejection, clean
 from secauditai.data.clusters import name_clusters
 from secauditai.data.dataset import (
+    REFUSED_ENDING,
     STORED_SCHEMA,
     Dataset,
     DatasetLayout,
@@ -242,7 +243,7 @@ def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float, remed
     if not cleaned.read:
         raise DataError("there are no samples", hint="`samples:` is an empty list.")
     place = output.resolve()
-    listing = place.with_name(f"{place.name}.rejected.jsonl")
+    listing = place.with_name(place.name + REFUSED_ENDING)
     listing.parent.mkdir(parents=True, exist_ok=True)
     write_rejected(cleaned, listing)
     first = cleaned.rejected[0]

@@ -5,14 +5,15 @@ Credentials and the endpoint come from the environment (`AWS_PROFILE`, `AWS_ENDP
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from secauditai.data.readers import READERS
+from secauditai.data.dataset import MANIFEST, SAMPLES
+from secauditai.data.readers import READERS, is_data_file
 from secauditai.data.readers.streams import inner_suffix
 from secauditai.errors import DataError
 from secauditai.progress import Progress, silent
@@ -76,17 +77,30 @@ def list_remote(spec: str) -> RemoteFiles:
             found = [info]
         else:
             found = filesystem.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
-    files = [
-        item
-        for item in sorted(found, key=lambda item: item.path)
-        if item.type == FileType.File
-        and inner_suffix(Path(item.path)) in READERS
-        and (root == path or fnmatch.fnmatchcase(item.path, path))
-        and ".." not in PurePosixPath(item.path).parts
-    ]
+    paths = [item.path for item in found if item.type == FileType.File and ".." not in item.path.split("/")]
+    if root != path:
+        wanted = {name for name in paths if fnmatch.fnmatchcase(name, path) and is_data_file(PurePosixPath(name))}
+    elif info.type == FileType.File:
+        wanted = {name for name in paths if inner_suffix(PurePosixPath(name)) in READERS}
+    else:
+        wanted = below_prefix(paths, root)
+    files = [item for item in sorted(found, key=lambda item: item.path) if item.path in wanted]
     if not files:
         raise DataError(f"{spec} holds no data files", hint=f"Data files end in {', '.join(READERS)}.")
     return RemoteFiles(filesystem, root.rpartition("/")[0] if info.type == FileType.File else root, files)
+
+
+def below_prefix(paths: Iterable[str], root: str) -> set[str]:
+    """Of all objects below a prefix, the data files that a directory with these files would give."""
+    known = {name: PurePosixPath(name) for name in paths}
+    objects = set(known.values())
+    folders = {folder for path in objects for folder in path.parents}
+    prepared = {folder for folder in folders if folder / MANIFEST in objects and folder / SAMPLES in folders}
+    data = {name: path for name, path in known.items() if is_data_file(path)}
+    if PurePosixPath(root) in prepared:
+        return {name for name, path in data.items() if path.parent == PurePosixPath(root, SAMPLES)}
+    shown = {name for name, path in data.items() if not any(part[0] == "." for part in path.relative_to(root).parts)}
+    return {name for name in shown if prepared.isdisjoint(data[name].parents)}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from secauditai.data.clean import Rejection
+from secauditai.data.dataset import REFUSED_ENDING
 from secauditai.data.replacing import check_above
 from secauditai.errors import DataError, ModelError
 from secauditai.files import whole_file
@@ -73,7 +74,7 @@ def write_predictions(table: pa.Table, path: Path) -> None:
 
 def refused_path(output: Path) -> Path:
     """Where the samples stand that could not be scored."""
-    return output.with_name(f"{output.stem}.rejected.jsonl")
+    return output.with_name(output.stem + REFUSED_ENDING)
 
 
 def write_refused(refused: Sequence[Rejection], output: Path) -> Path:

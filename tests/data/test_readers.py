@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from secauditai.data.readers import find_source, list_files, read_file
 from secauditai.data.readers.yaml_events import read_yaml_samples
+from secauditai.data.remote import below_prefix
 from secauditai.data.schema import Broken, SampleError, parse_sample
 from secauditai.errors import DataError, SecAuditError
 
@@ -148,11 +149,16 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_hidden_files_prepared_data_and_loops_of_links_are_passed_over(tmp_path: Path) -> None:
-    for name in ("a.yaml", ".git/b.yaml", "out/samples/part-0.parquet", "out/manifest.json", "deep/c.yaml"):
+    refused, prepared = "out.rejected.jsonl", ("out/samples/part-0.parquet", "out/manifest.json")
+    for name in ("a.yaml", ".git/b.yaml", *prepared, "deep/c.yaml", refused):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("samples: []")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     assert list_files(str(tmp_path)) == [tmp_path / "a.yaml", tmp_path / "deep" / "c.yaml"]
+    paths = [str(path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert below_prefix(paths, str(tmp_path)) == {str(tmp_path / "a.yaml"), str(tmp_path / "deep" / "c.yaml")}
+    assert below_prefix(paths, str(tmp_path / "out")) == {str(tmp_path / "out" / "samples" / "part-0.parquet")}
+    assert below_prefix(["b/in//a.yaml", "b/in/.x/a.csv"], "b/in") == {"b/in//a.yaml"}
 
 
 def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from secauditai.data.readers.registry import (
     existing_path,
     file_stems,
     find_source,
+    is_data_file,
     list_files,
     read_file,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "existing_path",
     "file_stems",
     "find_source",
+    "is_data_file",
     "list_files",
     "read_file",
 ]

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from secauditai.data.dataset import is_dataset, open_dataset
+from secauditai.data.dataset import REFUSED_ENDING, is_dataset, open_dataset
 from secauditai.data.readers.cases import Case, files_below
 from secauditai.data.readers.containers import Place, read_csv, read_json, read_json_lines, read_parquet
 from secauditai.data.readers.layouts import LAYOUTS, Layout, guess_layout
@@ -151,11 +151,16 @@ def existing_path(spec: str) -> Path | None:
     return found[0] if found else None
 
 
+def is_data_file(path: PurePath) -> bool:
+    """Whether a file among others is meant when these are named together."""
+    return inner_suffix(path) in READERS and not path.name.startswith(".") and not path.name.endswith(REFUSED_ENDING)
+
+
 def list_files(spec: str) -> list[Path]:
     """The data files that a path, directory or glob names, sorted.
 
-    Of a directory, those below it that are neither hidden nor part of a prepared dataset; links do not lead out. Of a
-    prepared dataset, its samples.
+    Of a directory, those below it that are neither hidden, nor part of a prepared dataset, nor one of our lists of
+    refused samples; links do not lead out. Of a prepared dataset, its samples.
 
     Raises:
         DataError: when there are none.
@@ -170,7 +175,7 @@ def list_files(spec: str) -> list[Path]:
         found = set(files_below(path, leave_out=is_dataset))
     else:  # a file may match in several ways
         found = {item for item in map(Path, glob.iglob(spec, recursive=True)) if item.is_file()}  # noqa: PTH207 - any glob
-    files = sorted(item for item in found if inner_suffix(item) in READERS and not item.name.startswith("."))
+    files = sorted(item for item in found if is_data_file(item))
     if not files:
         reason = "holds no data files" if path.is_dir() or "*" in spec else "does not exist"
         raise DataError(f"{spec} {reason}", hint=f"Data files end in {', '.join(READERS)}.")
