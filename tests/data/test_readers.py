@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     path.write_bytes(b"samples:\n  - id: a\n    code: \xff\xfe\n")
     with pytest.raises(DataError, match=r"s\.yaml:3: not UTF-8"):
         list(read_file(path))
+    sample = b'{"id": "a", "code": "x", "label": "safe"}'
+    for name, text in (
+        ("s.json", b"[" + sample + b",\n\n" + sample.replace(b"x", b"d\xe9j\xe0") + b"]"),
+        ("s.jsonl", sample + b"\n\n" + sample.replace(b"x", b"\xe9")),
+        ("s.csv", b'id,code,label\na,"\n\xe9",safe\n'),
+        ("s.csv.gz", gzip.compress(b"id,code,label\na,x,safe\nb,\xe9,safe\n")),
+    ):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(DataError, match=rf"{name}:3: not UTF-8 text \(byte 0xe9\)"):
+            list(read_file(tmp_path / name))
 
 
 def test_all_formats_give_the_same_samples(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secauditai.data.readers.raw import RawSample
+from secauditai.data.readers.streams import first_not_utf8
 from secauditai.data.schema import Broken
 from secauditai.errors import DataError
 
@@ -93,11 +94,6 @@ def not_utf8(root: Path, name: str, case: Case, sample: str) -> RawSample:
         case: the test case.
         sample: the id that it is refused under.
     """
-    path, line, byte = root / name, 1, ""
-    content = path.read_bytes()
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, byte = content.count(b"\n", 0, error.start) + 1, f" (byte 0x{content[error.start]:02x})"
-    message = f"{name} is not UTF-8 text{byte}, so the test case {case.name} is refused; save the file as UTF-8"
-    return RawSample(f"{path}:{line}", Broken("not_utf8", message, sample))
+    line, byte = first_not_utf8(root / name)
+    message = f"{name} is not UTF-8 text ({byte}), so the test case {case.name} is refused; save the file as UTF-8"
+    return RawSample(f"{root / name}:{line}", Broken("not_utf8", message, sample))

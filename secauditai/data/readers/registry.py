@@ -16,7 +16,7 @@ from secauditai.data.readers.cases import Case, files_below
 from secauditai.data.readers.containers import Place, read_csv, read_json, read_json_lines, read_parquet
 from secauditai.data.readers.layouts import LAYOUTS, Layout, guess_layout
 from secauditai.data.readers.raw import RawSample
-from secauditai.data.readers.streams import COMPRESSIONS, inner_suffix
+from secauditai.data.readers.streams import COMPRESSIONS, first_not_utf8, inner_suffix
 from secauditai.data.readers.trees import TREES, Tree, find_tree
 from secauditai.data.readers.yaml_events import read_yaml_samples
 from secauditai.data.schema import valid_unicode
@@ -204,7 +204,8 @@ def read_file(path: Path, layout: str = AUTO, stem: str = "") -> Iterator[RawSam
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     except UnicodeDecodeError:
-        raise DataError("not UTF-8 text", where=str(path)) from None
+        line, byte = first_not_utf8(path)
+        raise DataError(f"not UTF-8 text ({byte})", where=f"{path}:{line}", hint="Save it as UTF-8.") from None
 
 
 def _records(path: Path, places: Iterator[Place], wanted: str, stem: str) -> Iterator[RawSample]:

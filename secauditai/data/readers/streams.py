@@ -71,6 +71,17 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
         yield text
 
 
+def first_not_utf8(path: Path) -> tuple[int, str]:
+    """The line of a file's first byte that is not UTF-8, and what byte it is, for people."""
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return number, f"byte 0x{line[error.start]:02x}"
+    return 1, "changed meanwhile"
+
+
 class _Unpacked(io.RawIOBase):
     """The unpacked bytes of a compressed file, up to a limit."""
 
