@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.clean import Cleaned, Merge, Rejection
-from secauditai.data.dataset import STORED_SCHEMA, Dataset, DatasetLayout, is_dataset, open_dataset, read_parts
+from secauditai.data.dataset import PARTS, STORED_SCHEMA, Dataset, DatasetLayout, is_dataset, open_dataset, read_parts
 from secauditai.data.findings import Validation
 from secauditai.data.parts import open_part
 from secauditai.data.prepare import cluster, open_source, parse_and_clean, write_dataset
@@ -70,7 +70,7 @@ class Material:
     def _parts(self, *names: str) -> Iterator[pa.Table]:
         """Columns of the kept samples, one part in memory at a time."""
         if self.dataset is not None:
-            for path in sorted(self.dataset.layout.samples.glob("part-*.parquet")):
+            for path in sorted(self.dataset.layout.samples.glob(PARTS)):
                 yield pq.read_table(path, columns=list(names))
 
     def places(self, wanted: Iterable[str]) -> dict[str, str]:
