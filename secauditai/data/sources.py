@@ -25,7 +25,7 @@ from secauditai.mirror import fetch, mirror_of, send
 from secauditai.progress import Progress, silent
 from secauditai.storage import is_remote
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 
 
 def open_data(
