@@ -136,6 +136,8 @@ def _connect(ray: Any, address: str) -> None:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if threading.current_thread() is not threading.main_thread():
         logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it warns that it handles no SIGTERM
+    # Else Ray tells the death of a node on stdout, amid the document that a machine is to read.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(
             address=address,

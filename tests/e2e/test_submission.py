@@ -5,24 +5,38 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from conftest import make_samples
-from fault_runs import run_of, wait_for_step
+from fault_runs import run_of, wait_for_step, wait_until
 from ray_head import Head, ray_head, read_state, worker_node
 from tracking_server import Server
 
-from secauditai.runs import newest_run, read_metrics
+from secauditai.config.files import NamedConfigs, parse_layer
+from secauditai.runs import Run, list_runs, newest_run, read_metrics
 from secauditai.training.attempt import AttemptLayout, read_ranks
 from secauditai.training.checkpoint import list_checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
+SWEPT = {
+    "max_length": 64,
+    "vocab_size": 320,
+    "batch_size": 8,
+    "max_steps": 200,
+    "eval_interval": 100,
+    "threads": 1,
+    "learning_rate": {"loguniform": [1e-4, 1e-2]},
+}
 SETTINGS = "--max-length 64 --vocab-size 320 --batch-size 8 --max-steps 6 --num-workers 2 --threads 1 --precision fp32"
 TOKEN = secrets.token_hex(32)
 """What the cluster asks of everybody."""
+
+MAIN = "from secauditai.cli.app import main; main()"
 
 Command = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -47,9 +61,8 @@ def run(head: Head, tmp_path: Path) -> Command:
     here.mkdir()
 
     def run(*words: str) -> tuple[int, dict[str, Any], str]:
-        code = "from secauditai.cli.app import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", code, *words],
+            [sys.executable, "-c", MAIN, *words],
             cwd=here,
             env=head.environment,
             capture_output=True,
@@ -111,7 +124,7 @@ def test_a_stopped_job_has_written_a_checkpoint(head: Head, run: Command, tmp_pa
     words = ["train", "finetune", "--data", "raw.yaml", *endless.split(), "--workspace", str(shared)]
     where = ["--address", head.jobs_address]
     with subprocess.Popen(
-        [sys.executable, "-c", "from secauditai.cli.app import main; main()", *words, *where],
+        [sys.executable, "-c", MAIN, *words, *where],
         cwd=tmp_path / "elsewhere",
         env=head.environment,
         stdout=subprocess.PIPE,
@@ -132,3 +145,46 @@ def test_a_stopped_job_has_written_a_checkpoint(head: Head, run: Command, tmp_pa
     assert stopped.info.status == "stopped"
     newest = list_checkpoints(stopped.layout.checkpoints)[-1]
     assert newest.step == max(record["step"] for record in read_metrics(stopped.layout.metrics))
+
+
+def trained_by(node: int, workspace: Path) -> Run | None:
+    """The run that a process of this node trains right now."""
+    for run in list_runs(workspace, "c"):
+        for rank in read_ranks(AttemptLayout(run.layout.attempt)):
+            with suppress(psutil.NoSuchProcess):
+                if node in {parent.pid for parent in psutil.Process(rank.pid).parents()}:
+                    return run
+    return None
+
+
+def test_a_sweep_trains_on_every_node_and_outlives_one(head: Head, tmp_path: Path) -> None:
+    here, shared = tmp_path / "elsewhere", tmp_path / "shared"
+    here.mkdir()
+    (here / "raw.yaml").write_text(yaml.safe_dump({"samples": make_samples(20)}))
+    NamedConfigs(shared).create("c", parse_layer({**SWEPT, "data": "raw.yaml"}))
+    words = ["train", "tune", "--config", "c", "--num-samples", "4", "--workspace", str(shared), "--json"]
+    with ExitStack() as stack:
+        node = stack.enter_context(ExitStack())
+        doomed = node.enter_context(worker_node(head))
+        driver = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *words, "--address", head.jobs_address],
+            cwd=here,
+            env=head.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        stack.callback(driver.kill)
+        wait_until(lambda: trained_by(doomed, shared) is not None, "a trial on the third node", 240)
+        lost = trained_by(doomed, shared)
+        node.close()
+        out, told = driver.communicate(timeout=300)
+    assert driver.returncode == 0, told
+    assert lost is not None, "its trial ended before its node did"
+    sweep = json.loads(out)
+    assert sweep["max_concurrent"] == 3
+    assert [trial["status"] for trial in sweep["trials"]] == ["finished"] * 4
+    assert {trial["run_dir"]: trial["deaths"] for trial in sweep["trials"]} == {
+        str(run.root): int(run.root == lost.root) for run in list_runs(shared, "c")
+    }
+    assert sweep["best"]["version"] == 1
