@@ -7,16 +7,21 @@ same code serves both. What has a `manifest.json` is whole when that file is the
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from secauditai.errors import ClusterError
 from secauditai.files import write_json
-from secauditai.storage import Storage, open_storage
+from secauditai.storage import PATIENCE, Storage, open_storage
+
+logger = logging.getLogger("secauditai.storage")
 
 MARK = ".mirror.json"
 """In a mirror's root: its address, and when each overview file that is here was changed there."""
@@ -31,12 +36,18 @@ OVERVIEW = (
     "runs/*/*/run.json",
     "runs/*/*/config.yaml",
     "runs/*/*/recipe.json",
+    "sweeps/*/*/ledger.json",
+    "cross_validations/*/*.json",
 )
-DELETABLE = ("configs/*.yaml", "runs/*/*/run.json")
+DELETABLE = ("configs/*.yaml", "runs/*/*/run.json", "sweeps/*/*/ledger.json", "cross_validations/*/*.json")
 """Which of these go here when they have gone there."""
 SETTLED = 60.0
 """Seconds after which a file is not one that is just being sent, and its time of change, which counts whole seconds,
 tells one content from the next."""
+FRESH = 600.0
+"""Seconds for which processes that begin together, as a sweep's trials do, take an overview that is here as it is."""
+BUSY = "driver.lock"
+"""In a directory: held while a process of this machine works there."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +55,25 @@ class Mirror:
     """The directory of this machine that mirrors a remote workspace."""
 
     root: Path
-    storage: Storage
+    address: str
+    """The workspace, `s3://bucket/prefix`."""
 
-    @property
-    def address(self) -> str:
-        """The workspace, `s3://bucket/prefix`."""
-        return self.storage.address
+    @cached_property
+    def storage(self) -> Storage:
+        """Its store; opened when it is asked for the first time, as paths alone need none."""
+        return open_storage(self.address)
 
     def key(self, path: Path) -> str:
         """What the store calls a path of the mirror."""
         return path.relative_to(self.root).as_posix()
+
+    def portable(self, value: str) -> str:
+        """A path as it is written down: relative to the workspace when that holds it."""
+        return self.key(Path(value)) if Path(value).is_relative_to(self.root) else value
+
+    def located(self, value: str) -> str:
+        """The path of this machine that a portable one means."""
+        return value if not value or Path(value).is_absolute() else str(self.root / value)
 
     def fetch_file(self, path: Path) -> bool:
         """Bring a file as it is now; whether there is one."""
@@ -99,7 +119,7 @@ class Mirror:
             self.storage.upload_tree(root, key)
             return
         sizes = {file.key: file.size for file in self.storage.files(key)}
-        for path in sorted(root.rglob("*")):
+        for path in sorted(root.rglob("*"), key=lambda path: (path.suffix == ".json", path)):  # which tells of others
             if path.is_file() and not path.name.startswith(".") and sizes.get(self.key(path)) != path.stat().st_size:
                 self.send_file(path)
 
@@ -118,34 +138,57 @@ class Mirror:
             for file in self.storage.files()
             if any(fnmatchcase(file.key, pattern) for pattern in OVERVIEW)
         }
+        busy = set[str]()
         for key, state in there.items():
             path = self.root / key
-            if known.get(key) != state or not path.exists():
+            if path.exists() and known.get(key) == state:
+                continue
+            if path.exists() and is_busy(path.parent):
+                busy.add(key)
+            else:
                 self.fetch_file(path)
         now = time.time()
         for pattern in DELETABLE:
             for path in self.root.glob(pattern):
                 if self.key(path) not in there and now - path.stat().st_mtime > SETTLED:
                     path.unlink(missing_ok=True)
-        files = {key: state if now - state[1] > SETTLED else [0, 0] for key, state in there.items()}
+        settled = {key for key, state in there.items() if now - state[1] > SETTLED} - busy
+        files = {key: state if key in settled else [0, 0] for key, state in there.items()}
         write_json(self.root / MARK, {"address": self.address, "files": files})
 
 
-def open_mirror(address: str) -> Path:
+def open_mirror(address: str, patience: float | None = None) -> Path:
     """The local directory of the workspace `s3://bucket/prefix`, with its overview up to date.
+
+    Args:
+        address: the workspace.
+        patience: seconds that the store may be out of reach; None: as long as a command waits that begins.
 
     Raises:
         ClusterError: when there is no such bucket, the store refuses, or it is out of reach.
     """
-    storage = open_storage(address.rstrip("/"))
-    storage.patience = OPENING_PATIENCE
-    storage.check_bucket()
-    mirror = Mirror(mirror_directory(storage.address), storage)
+    address = address.rstrip("/")
+    mirror = Mirror(mirror_directory(address), address)
+    mirror.storage.patience = OPENING_PATIENCE if patience is None else patience
+    mirror.storage.check_bucket()
     mirror.root.mkdir(parents=True, exist_ok=True)
     if not (mirror.root / MARK).exists():
-        write_json(mirror.root / MARK, {"address": storage.address})
+        write_json(mirror.root / MARK, {"address": address})
     mirror.refresh()
     return mirror.root
+
+
+def open_mirror_once(address: str) -> Path:
+    """As `open_mirror`, for processes of one machine that begin together: one of them brings the overview for all."""
+    from filelock import FileLock
+
+    root = mirror_directory(address.rstrip("/"))
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".opening.lock"):
+        mark = root / MARK
+        if mark.exists() and time.time() - mark.stat().st_mtime < FRESH and "files" in _read_mark(mark):
+            return root
+        return open_mirror(address, PATIENCE)
 
 
 def mirror_directory(address: str) -> Path:
@@ -162,13 +205,32 @@ def mirror_of(path: Path) -> Mirror | None:
     for directory in (path, *path.parents):
         mark = directory / MARK
         if mark.is_file():
-            try:
-                address = str(json.loads(mark.read_text(encoding="utf-8"))["address"])
-            except (ValueError, KeyError, TypeError):
-                hint = "Delete its directory; it is made anew."
-                raise ClusterError("a damaged mirror of a workspace", where=str(mark), hint=hint) from None
-            return Mirror(directory, open_storage(address))
+            return Mirror(directory, str(_read_mark(mark)["address"]))
     return None
+
+
+def _read_mark(mark: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(mark.read_text(encoding="utf-8"))
+        if not isinstance(found["address"], str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        hint = "Delete its directory; it is made anew."
+        raise ClusterError("a damaged mirror of a workspace", where=str(mark), hint=hint) from None
+    return found
+
+
+def is_busy(directory: Path) -> bool:
+    """Whether a process of this machine works in a directory, so that what is here is newer than in the store."""
+    from filelock import FileLock, Timeout
+
+    if not (directory / BUSY).exists():
+        return False
+    try:
+        with FileLock(directory / BUSY, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def fetch(path: Path) -> None:
@@ -194,23 +256,35 @@ def fetch_once(root: Path) -> None:
         mirror.fetch_tree(root)
 
 
-def fetch_files(*paths: Path) -> None:
+def fetch_files(*paths: Path, patience: float = PATIENCE) -> None:
     """Bring files as they are now, when the workspace is remote."""
     mirror = mirror_of(paths[0])
     if mirror is not None:
+        mirror.storage.patience = patience
         for path in paths:
             mirror.fetch_file(path)
 
 
-def send(*paths: Path) -> None:
+def send(*paths: Path, patience: float = PATIENCE) -> None:
     """Leave files and directories in the workspace's store, in this order, when it is remote."""
     mirror = mirror_of(paths[0])
     if mirror is not None:
+        mirror.storage.patience = patience
         for path in paths:
             if path.is_dir():
                 mirror.send_tree(path)
             else:
                 mirror.send_file(path)
+
+
+def try_send(path: Path, patience: float = 0.0) -> bool:
+    """As `send`, for what is sent again later if the store does not take it now; whether it did."""
+    try:
+        send(path, patience=patience)
+    except ClusterError as error:
+        logger.warning("%s; it is tried again", error)
+        return False
+    return True
 
 
 def withdraw(path: Path) -> None:
@@ -232,12 +306,10 @@ def address_of(path: Path) -> str:
 def portable(value: str, home: Path) -> str:
     """A path as a file at `home` writes it down: relative to the workspace when that is remote and holds both."""
     mirror = mirror_of(home)
-    if mirror is None or not Path(value).is_relative_to(mirror.root):
-        return value
-    return mirror.key(Path(value))
+    return value if mirror is None else mirror.portable(value)
 
 
 def located(value: str, home: Path) -> str:
     """The path that a file at `home` means; the reverse of `portable`."""
     mirror = None if not value or Path(value).is_absolute() else mirror_of(home)
-    return value if mirror is None else str(mirror.root / value)
+    return value if mirror is None else mirror.located(value)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from secauditai.errors import RunError
 from secauditai.files import write_json
-from secauditai.mirror import located, mirror_of, portable, send
+from secauditai.mirror import is_busy, located, mirror_of, portable, send
 
 _updating = threading.Lock()
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
@@ -273,7 +273,8 @@ def fetch_history(run: Run) -> None:
         return
     try:
         with FileLock(layout.lock, timeout=0):
-            mirror.fetch_file(layout.info)
+            if not is_busy(run.root):
+                mirror.fetch_file(layout.info)
             if not goes_on_from_store(layout):
                 mirror.fetch_file(layout.metrics)
     except Timeout:

@@ -7,14 +7,25 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from filelock import FileLock
 from machines import Machines
 from s3_server import SECRET, S3Server, s3_server
 
 from secauditai.config.files import NamedConfigs
 from secauditai.errors import ClusterError
 from secauditai.files import write_json
-from secauditai.mirror import address_of, fetch, located, mirror_of, open_mirror, portable, send, withdraw
-from secauditai.runs import create_run, list_runs, open_run
+from secauditai.mirror import (
+    address_of,
+    fetch,
+    located,
+    mirror_of,
+    open_mirror,
+    open_mirror_once,
+    portable,
+    send,
+    withdraw,
+)
+from secauditai.runs import create_run, fetch_history, list_runs, open_run
 from secauditai.storage import open_storage
 
 pytestmark = pytest.mark.slow
@@ -118,6 +129,36 @@ def test_a_mirror_belongs_to_its_endpoint(machines: Machines, monkeypatch: pytes
         other.create_bucket("models")
         monkeypatch.setenv("AWS_ENDPOINT_URL", other.environment["AWS_ENDPOINT_URL"])
         assert machines.open("one") != here
+
+
+def test_what_a_process_of_this_machine_works_on_is_not_replaced(machines: Machines) -> None:
+    run = create_run(machines.open("one"), "m", kind="finetune", task="multi_task")
+    (seen,) = list_runs(machines.open("two"))
+    seen.update(message="from elsewhere")
+    send(seen.layout.info)
+    with FileLock(run.layout.driver_lock):
+        run.update(message="not sent yet")
+        machines.open("one")
+        fetch_history(run)
+        assert run.info.message == "not sent yet"
+    machines.open("one")
+    assert run.info.message == "from elsewhere"
+
+
+def test_processes_that_begin_together_bring_the_overview_once(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NamedConfigs(machines.open("one")).create("first", {"epochs": 3})
+    machines.become("two")
+    there = open_mirror_once(machines.address)
+    assert NamedConfigs(there).names() == ["first"]
+    NamedConfigs(machines.open("one")).create("second", {"epochs": 3})
+    machines.become("two")
+    assert open_mirror_once(machines.address) == there
+    assert NamedConfigs(there).names() == ["first"]
+    monkeypatch.setattr("secauditai.mirror.FRESH", 0.0)
+    open_mirror_once(machines.address)
+    assert NamedConfigs(there).names() == ["first", "second"]
 
 
 def test_a_damaged_mark_is_named(machines: Machines) -> None:

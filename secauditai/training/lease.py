@@ -1,4 +1,5 @@
-"""One machine trains a run of a remote workspace at a time: whoever does leaves signs of life in the store.
+"""One machine works on a run, a sweep or a cross-validation of a remote workspace at a time: whoever does leaves signs
+of life in the store.
 
 Clocks are not compared: a machine that finds the mark of another one waits whether it changes.
 """
@@ -9,30 +10,48 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from secauditai.errors import ClusterError, RunError
-from secauditai.mirror import Mirror
-from secauditai.runs import RunLayout
+from secauditai.mirror import Mirror, mirror_of
 
 BEAT = 3.0
 """Seconds between two signs of life."""
 SILENCE = 15.0
-"""Seconds without one after which the other machine trains no more."""
+"""Seconds without one after which the other machine is gone."""
+TRAINS, FOLLOW = "is training this run", "`secauditai train monitor` shows it."
 
 
 @contextmanager
-def lease(mirror: Mirror, layout: RunLayout) -> Iterator[None]:
-    """Hold a run of a remote workspace while this process trains it; processes of one machine have `training.lock`.
+def leased(mark: Path, what: str, hint: str = "") -> Iterator[None]:
+    """As `lease`, where the workspace may be local: then the locks of this machine are enough."""
+    mirror = mirror_of(mark)
+    if mirror is None:
+        yield
+        return
+    with lease(mirror, mark, what, hint):
+        yield
+
+
+@contextmanager
+def lease(mirror: Mirror, mark: Path, what: str = TRAINS, hint: str = FOLLOW) -> Iterator[None]:
+    """Hold what a process of this machine works on in a remote workspace; processes of one machine have file locks.
+
+    Args:
+        mirror: the workspace.
+        mark: the file of the signs of life.
+        what: what another machine does that holds it.
+        hint: where to look then.
 
     Raises:
-        RunError: when another machine trains it.
+        RunError: when another machine holds it.
         ClusterError: when the store refuses or stays out of reach.
     """
-    key, mine = mirror.key(layout.root / "lease.json"), {"machine": f"{socket.gethostname()} {mirror.root}"}
+    key, mine = mirror.key(mark), {"machine": f"{socket.gethostname()} {mirror.root}"}
     found = _read(mirror, key)
     if found is not None and found.get("machine") != mine["machine"]:
-        _await_silence(mirror, key, found)
+        _await_silence(mirror, key, found, what, hint)
     mirror.storage.write_bytes(key, json.dumps({**mine, "beat": time.time()}).encode())
     done = threading.Event()
 
@@ -52,7 +71,7 @@ def lease(mirror: Mirror, layout: RunLayout) -> Iterator[None]:
             mirror.storage.delete([key])
 
 
-def _await_silence(mirror: Mirror, key: str, found: dict[str, Any]) -> None:
+def _await_silence(mirror: Mirror, key: str, found: dict[str, Any], what: str, hint: str) -> None:
     give_up = time.monotonic() + SILENCE
     while time.monotonic() < give_up:
         time.sleep(BEAT / 2)
@@ -61,9 +80,9 @@ def _await_silence(mirror: Mirror, key: str, found: dict[str, Any]) -> None:
             return
         if now != found:
             raise RunError(
-                f"another machine is training this run: {str(now.get('machine')).partition(' ')[0]}",
+                f"another machine {what}: {str(now.get('machine')).partition(' ')[0]}",
                 where=mirror.storage.at(key.rpartition("/")[0]),
-                hint="Wait for it, or stop it there first; `secauditai train monitor` shows it.",
+                hint="; ".join(filter(None, ["Wait for it, or stop it there first", hint])).rstrip(".") + ".",
             )
 
 

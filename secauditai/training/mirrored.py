@@ -13,9 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from secauditai.errors import ClusterError, RunError
-from secauditai.mirror import Mirror, mirror_of
+from secauditai.mirror import Mirror, fetch_once, mirror_of
 from secauditai.runs import Run, RunLayout, goes_on_from_store
-from secauditai.storage import PATIENCE, open_storage
+from secauditai.storage import PATIENCE
 from secauditai.training.checkpoint import (
     CheckpointLayout,
     delete_checkpoint,
@@ -24,6 +24,7 @@ from secauditai.training.checkpoint import (
     read_state,
 )
 from secauditai.training.lease import lease
+from secauditai.training.recipe import read_recipe
 
 logger = logging.getLogger("secauditai.training")
 
@@ -133,7 +134,7 @@ def sending(layout: RunLayout, step: int, keep: int | None) -> Iterator[None]:
     if mirror is None:
         yield
         return
-    with lease(Mirror(mirror.root, open_storage(mirror.address)), layout):
+    with lease(Mirror(mirror.root, mirror.address), layout.root / "lease.json"):
         sender = RunSender(mirror, layout, step, keep)
         sender.start()
         try:
@@ -195,6 +196,15 @@ def fetch_run(run: Run, wanted: str = "latest") -> None:
                 _fetch_with_best(mirror, CheckpointLayout(layout.checkpoints / name))
     except Timeout:
         return  # it trains here right now, which whoever would train it is told
+
+
+def fetch_inputs(run: Run) -> None:
+    """Bring what a run of the overview trains on: its data, its token stores, the bundle whose heads it takes over."""
+    if mirror_of(run.root) is not None:
+        recipe = read_recipe(run.layout.recipe)
+        for path in (run.info.dataset, recipe.train_store, recipe.val_store, recipe.initial_bundle):
+            if path:
+                fetch_once(Path(path))
 
 
 def _drop_strangers(mirror: Mirror, layout: RunLayout) -> None:

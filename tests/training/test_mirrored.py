@@ -142,7 +142,7 @@ def test_only_one_machine_trains_a_run(machines: Machines, data: Path, monkeypat
     mirror = mirror_of(run.root)
     assert mirror is not None
     there = resolve_resume(machines.open("two"), "m", "latest").begin(machines.open("two"))
-    with lease(mirror, run.layout), pytest.raises(RunError, match="another machine is training this run"):
+    with lease(mirror, run.root / "lease.json"), pytest.raises(RunError, match="another machine is training this run"):
         launch(there, in_process=True)
     mirror.storage.write_bytes(mirror.key(run.root / "lease.json"), b'{"machine": "dead and gone"}')
     monkeypatch.setattr("secauditai.training.lease.SILENCE", 0.5)
