@@ -1,4 +1,7 @@
-"""The record of a cross-validation: what was asked for, what is done, and the result, as a file in the workspace."""
+"""The record of a cross-validation: what was asked for, what is done, and the result, as a file in the workspace.
+
+In a remote workspace each change is sent, and paths are relative to the workspace.
+"""
 
 import hashlib
 import json
@@ -9,9 +12,11 @@ from typing import Any
 
 from secauditai.config.files import resolve_config
 from secauditai.config.leaves import leaves
+from secauditai.data.dataset import open_dataset
 from secauditai.data.folds import Pool
 from secauditai.errors import RunError
 from secauditai.files import write_json
+from secauditai.mirror import fetch_files, fetch_once, located, mirror_of, portable, send
 from secauditai.runs import RunInfo, list_runs
 from secauditai.training.request import TrainRequest
 
@@ -48,6 +53,10 @@ class Record:
     """Run directory of every finished fold, by its number."""
     versions: dict[str, int] = field(default_factory=dict)
     """Registered versions, by fold."""
+    values: dict[str, float | None] = field(default_factory=dict)
+    """Of every finished fold, the best value on its own validation part."""
+    pool: dict[str, Any] = field(default_factory=dict)
+    """In a remote workspace, what was dealt out to folds: directory, name, seed, samples left out."""
     document: dict[str, Any] = field(default_factory=dict)
     """The result."""
 
@@ -57,12 +66,38 @@ class Record:
         training = TrainRequest(self.kind, self.name, config, workspace, self.config_name, address=address)
         return FoldsRequest(training, self.folds, self.register)
 
+    @property
+    def lease(self) -> Path:
+        """In a remote workspace: signs of life of the machine that works on it."""
+        return self.path.with_suffix(".lease")
+
+    def open_pool(self) -> Pool | None:
+        """What was dealt out to folds, as the store of a remote workspace keeps it for other machines."""
+        if not self.pool:
+            return None
+        root = Path(self.pool["root"])
+        fetch_once(root)
+        return Pool(open_dataset(root, name=self.pool["name"]), self.pool["seed"], self.pool["left_out"])
+
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all, and leave it in the store of a remote workspace.
+
+        Raises:
+            ClusterError: when the store refuses or stays out of reach.
+        """
         content = asdict(self)
         del content["path"]
+        content["runs"] = {fold: portable(run_dir, self.path) for fold, run_dir in self.runs.items()}
+        if self.pool:
+            content["pool"]["root"] = portable(self.pool["root"], self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, content)
+        send(self.path)
+
+    def as_it_is_now(self) -> "Record":
+        """The record with what another process or machine has done since it was read."""
+        fetch_files(self.path)
+        return read_record(self.path) if self.path.exists() else self
 
 
 def open_record(request: FoldsRequest, pool: Pool) -> Record:
@@ -89,7 +124,15 @@ def open_record(request: FoldsRequest, pool: Pool) -> Record:
         config_name=training.config_name,
         address=training.address,
         pool_hash=pool.dataset.content_hash,
+        pool=_kept(pool, training.workspace),
     )
+
+
+def _kept(pool: Pool, workspace: Path) -> dict[str, Any]:
+    if mirror_of(workspace) is None:
+        return {}
+    dataset = pool.dataset
+    return {"root": str(dataset.root), "name": dataset.name, "seed": pool.seed, "left_out": pool.left_out}
 
 
 def newest_record(workspace: Path, name: str) -> Record | None:
@@ -105,8 +148,12 @@ def read_record(path: Path) -> Record:
         RunError: when it is damaged.
     """
     try:
-        return Record(path=path, **json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        record = Record(path=path, **json.loads(path.read_text(encoding="utf-8")))
+        record.runs = {fold: located(run_dir, path) for fold, run_dir in record.runs.items()}
+        if record.pool:
+            record.pool["root"] = located(record.pool["root"], path)
+        return record
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise RunError(f"damaged record of a cross-validation: {error}", where=str(path)) from None
 
 

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from secauditai.cli.options import require_local
 from secauditai.cli.output import Output, duration, number
 from secauditai.config.leaves import leaves
 from secauditai.cross_validation import FoldsPlan, cross_validate, plan_folds
@@ -16,11 +15,10 @@ SHOWN = ("roc_auc", "f1", "precision", "recall", "accuracy")
 BASELINES = {"majority": "majority", "tfidf_logistic_regression": "TF-IDF + logistic regression"}
 
 
-def run_folds(request: FoldsRequest, out: Output, *, dry_run: bool) -> None:
+def run_folds(request: FoldsRequest, out: Output, *, dry_run: bool, begun: Record | None = None) -> None:
     """Carry out a cross-validation, or go on with it, and report."""
-    require_local(request.training.workspace, "a cross-validation")
     with out.progress() as progress:
-        plan = plan_folds(request, progress)
+        plan = plan_folds(request, progress, begun)
         first = plan.plans[0]
         if first.devices.warning:
             out.warn(first.devices.warning)
@@ -50,7 +48,7 @@ def resume_folds(
     request = record.request(workspace, address)
     if not dry_run:
         check_request(request.training)
-    run_folds(request, out, dry_run=dry_run)
+    run_folds(request, out, dry_run=dry_run, begun=record)
 
 
 def _say_data(plan: FoldsPlan, out: Output) -> None:

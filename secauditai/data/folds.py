@@ -21,6 +21,7 @@ from secauditai.data.replacing import replacing
 from secauditai.data.schema import row_digest
 from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.errors import DataError
+from secauditai.mirror import fetch, send
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,10 @@ def open_pool(dataset: Dataset, folds: int, *, seed: int, cache: Path) -> Pool:
     root = cache / "datasets" / f"{digest[:24]}-pool"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
+        fetch(root)
         if not is_dataset(root):
             _write_pool(dataset, table, digest, names, root)
+        send(root)
     return Pool(open_dataset(root, name=dataset.name), seed, left_out)
 
 
@@ -71,9 +74,11 @@ def open_fold(pool: Pool, folds: int, held_out: int, *, cache: Path) -> Dataset:
     root = cache / "datasets" / f"{pool.dataset.content_hash[:24]}-seed{pool.seed}-fold{held_out}of{folds}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
+        fetch(root)
         if not is_dataset(root) or not open_dataset(root).splits():
             plan = SplitPlan(seed=pool.seed, folds=folds, held_out=held_out)
             split_dataset(copy_dataset(pool.dataset, root), plan)
+        send(root)
     return open_dataset(root, name=f"{pool.dataset.name}, fold {held_out}")
 
 

@@ -20,6 +20,7 @@ from secauditai.data.sources import keep_in_workspace, open_data
 from secauditai.data.tokens import Augmentation, TokenStore, build_token_store
 from secauditai.data.windows import Windowing
 from secauditai.errors import ConfigError, DataError, SecAuditError
+from secauditai.mirror import portable
 from secauditai.progress import Progress, silent
 from secauditai.runs import FAILED, Run, create_run
 from secauditai.tracking.registry import ResolvedModel, resolve_model
@@ -167,7 +168,8 @@ def prepare_run(plan: TrainingPlan, progress: Progress = silent) -> Run:
 
 def _fill_run(plan: TrainingPlan, run: Run, progress: Progress) -> None:
     config = plan.request.config
-    write_layer(run.layout.config, config.flat())
+    named = {"data": portable(config.input.data, run.root)} if config.input.data else {}  # the same on every machine
+    write_layer(run.layout.config, config.flat() | named)
     initial = _save_initial(plan, run.layout.initial)
     stores = _token_stores(plan, run.layout.initial, progress)
     recipe = {**_recipe(plan), **initial, **_objective(plan, stores["train"])}
