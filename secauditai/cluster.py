@@ -288,6 +288,7 @@ class Capacity:
     nodes: tuple[tuple[float, float], ...]
     """(CPUs, GPUs) of each node that work goes to."""
     used_cpus: float = 0.0
+    used_gpus: float = 0.0
 
     @property
     def cpus(self) -> float:
@@ -304,7 +305,7 @@ def read_capacity() -> Capacity:
     """The capacity of the cluster that this process is connected to."""
     import ray
 
-    nodes = alive_nodes()
-    free = float(ray.available_resources().get("CPU", 0.0))
-    used = max(0.0, sum(node.cpus for node in nodes) - free)
-    return Capacity(tuple((node.cpus, node.gpus) for node in work_nodes(nodes)), used)
+    nodes, free = alive_nodes(), ray.available_resources()
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    used_cpus, used_gpus = max(0.0, cpus - free.get("CPU", 0.0)), max(0.0, gpus - free.get("GPU", 0.0))
+    return Capacity(tuple((node.cpus, node.gpus) for node in work_nodes(nodes)), used_cpus, used_gpus)

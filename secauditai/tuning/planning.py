@@ -68,15 +68,19 @@ class TrialResources:
         return max(0, min(placed // self.workers, free))
 
     def arithmetic(self, capacity: Capacity) -> str:
+        if self.gpus:
+            free = min(free, math.floor((capacity.gpus - capacity.used_gpus + 1e-6) / (self.workers * self.gpus)))
         """The same in words."""
         each = f"{self.cpus} CPU" + ("s" if self.cpus > 1 else "") + (f" and {self.gpus} GPU" if self.gpus else "")
         nodes = f" on {len(capacity.nodes)} nodes" if len(capacity.nodes) > 1 else ""
-        gpus = f" and {capacity.gpus:g} GPUs" if self.gpus else ""
+        has = f"{capacity.cpus:g} CPUs{nodes}, {capacity.used_cpus:g} of them in use"
+        floors = [f"floor(({capacity.cpus:g} − {capacity.used_cpus:g}) / {self.workers * self.cpus}) CPUs"]
+        if self.gpus:
+            has += f", and {capacity.gpus:g} GPUs, {capacity.used_gpus:g} of them in use"
+            floors.append(f"floor(({capacity.gpus:g} − {capacity.used_gpus:g}) / {self.workers * self.gpus}) GPUs")
         return (
             f"a trial takes {self.workers} worker{'s' if self.workers > 1 else ''} of {each} each; the cluster has "
-            f"{capacity.cpus:g} CPUs{gpus}{nodes}, {capacity.used_cpus:g} of them in use: "
-            f"floor(({capacity.cpus:g} − {capacity.used_cpus:g}) / {self.workers * self.cpus}) CPUs"
-            f"{', GPUs' if self.gpus else ''} and whole workers per node leave {self.fitting(capacity)} at a time"
+            f"{has}: {', '.join(floors)} and whole workers per node leave {self.fitting(capacity)} at a time"
         )
 
     def _by_gpu(self, gpus: float) -> int:

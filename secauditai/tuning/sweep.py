@@ -227,7 +227,7 @@ def _max_concurrent(plan: SweepPlan) -> int:
     while True:
         capacity: Capacity = read_capacity()
         try:
-            if capacity.used_cpus == 0 or time.monotonic() > give_up:
+            if capacity.used_cpus == capacity.used_gpus == 0 or time.monotonic() > give_up:
                 return plan.max_concurrent(capacity)
         except ConfigError:
             if time.monotonic() > give_up:

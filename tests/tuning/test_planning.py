@@ -36,6 +36,18 @@ def test_what_fits_is_computed_from_the_cluster() -> None:
     assert "floor((2 − 0) / 3) CPUs" in TrialResources(1, 3, 0).arithmetic(two)
 
 
+def test_gpus_that_others_use_are_not_counted_on() -> None:
+    busy = Capacity(((8.0, 4.0),), used_cpus=1.0, used_gpus=3.0)
+    assert TrialResources(1, 1, 1).fitting(busy) == 1
+    assert TrialResources(2, 1, 1).fitting(busy) == 0
+    assert TrialResources(1, 1, 0).fitting(busy) == 7
+    told = TrialResources(1, 1, 1).arithmetic(busy)
+    assert (
+        "8 CPUs, 1 of them in use, and 4 GPUs, 3 of them in use: floor((8 − 1) / 1) CPUs, floor((4 − 3) / 1) GPUs"
+        in told
+    )
+
+
 def test_an_impossible_sweep_is_refused_with_the_arithmetic(data: Path, tmp_path: Path) -> None:
     machine = Capacity(((2.0, 0.0),))
     plan = plan_sweep(request(data, tmp_path, {**SPACE, "threads": 4}))
