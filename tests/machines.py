@@ -1,9 +1,12 @@
 """Several machines that work in one remote workspace: each has a cache, and so a mirror, of its own."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server
+from s3_server import S3Server, s3_server
+from tracking_server import Server
 
 from secauditai.mirror import open_mirror
 
@@ -27,3 +30,16 @@ class Machines:
         """Open the workspace on a machine; its mirror there."""
         self.become(name)
         return open_mirror(self.address)
+
+
+@contextlib.contextmanager
+def tracked_store(directory: Path) -> Iterator[tuple[S3Server, str]]:
+    """A store with a bucket `models`, and the address of an MLflow server that keeps its files in a directory."""
+    tracking = Server(directory)
+    tracking.start()
+    try:
+        with s3_server() as server:
+            server.create_bucket("models")
+            yield server, tracking.uri
+    finally:
+        tracking.stop()

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from secauditai.config.leaves import Leaf, leaves
 from secauditai.errors import ConfigError
-from secauditai.mirror import address_of, mirror_of, open_mirror
+from secauditai.mirror import open_mirror
 from secauditai.storage import is_remote
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,19 +55,6 @@ address_option = click.option(
     help="Ray cluster to compute on: its Jobs API `http://head:8265`, a name in clusters.yaml, or `auto` and "
     "`head:6379` to attach to it; default this machine.",
 )
-
-
-def require_local(workspace: Path, what: str) -> None:
-    """Refuse what needs a file system that its processes share.
-
-    Raises:
-        ConfigError: when the workspace is on an object store.
-    """
-    if mirror_of(workspace) is not None:
-        hint = "Use a local directory, or a network directory that all nodes share."
-        raise ConfigError(
-            f"{what} cannot work in a workspace on an object store", where=address_of(workspace), hint=hint
-        )
 
 
 def workspace_of(ctx: click.Context) -> Path:

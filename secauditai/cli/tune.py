@@ -11,7 +11,6 @@ from secauditai.cli.options import (
     address_option,
     given_settings,
     json_option,
-    require_local,
     setting_options,
     workspace_option,
 )
@@ -151,7 +150,6 @@ def tune(
     from secauditai.tuning.sweep import resume_sweep, run_sweep
 
     out = Output(as_json=as_json)
-    require_local(workspace, "a sweep")
     chosen, settings = Choices(**choices), given_settings(ctx)
     if resume is not None:
         _refuse_with_resume(chosen, settings, dry_run=dry_run)

@@ -19,7 +19,8 @@ from secauditai.errors import ConfigError
 from secauditai.files import whole_file
 from secauditai.mirror import send, withdraw
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LONGEST_NAME = 64
+NAME_PATTERN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 ENDINGS = (".yaml", ".yml")
 Layer = dict[str, Any]
 
@@ -36,7 +37,8 @@ def check_name(name: str, what: str, *, remedy: str = "") -> str:
         ConfigError: when it is not.
     """
     if not NAME_PATTERN.fullmatch(name):
-        rule = "A name has up to 64 letters, digits, dots, dashes and underscores and starts with a letter or digit."
+        rule = f"A name has up to {LONGEST_NAME} letters, digits, dots, dashes and underscores"
+        rule += " and starts with a letter or digit."
         raise ConfigError(f"{what} {name!r} is not a name", hint=f"{rule} {remedy}".strip())
     return name
 
@@ -193,6 +195,13 @@ class NamedConfigs:
         write_layer(self.path(name), layer)
         send(self.path(name))
         return layer
+
+    def rename(self, name: str, new: str) -> Path:
+        """Give a configuration another name, and leave its file as it is."""
+        path = self.path(name).rename(self.path(new))
+        send(path)
+        withdraw(self.path(name))
+        return path
 
     def delete(self, name: str) -> Path:
         """Remove a configuration; its runs keep their own copy.

@@ -1,12 +1,12 @@
 """The ledger of a sweep: our own JSON record of what it is and of every trial, which outlives Ray.
 
 It is written before a trial starts and after it ends. `--resume` needs nothing else but the trials' own directories.
+In a remote workspace each change is sent, and paths are relative to the workspace.
 """
 
 import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,16 @@ from secauditai.config.files import parse_layer, spaces_of
 from secauditai.config.spaces import Space
 from secauditai.errors import RunError
 from secauditai.files import write_json
+from secauditai.mirror import Mirror, fetch_once, mirror_of, send, try_send
 
 VERSION = 2
 RUNNING, FINISHED, STOPPED, INTERRUPTED, FAILED = "running", "finished", "stopped", "interrupted", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
 """Trials that are never run again."""
+PATHS = ("data", "model")
+"""Settings that may name a directory."""
+KEPT = ("cache/", "runs/")
+"""What a portable path of the workspace begins with, and nothing else that these settings may name."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class SweepLayout:
     def lock(self) -> Path:
         """Held by the process that runs the sweep."""
         return self.root / ".lock"
+
+    @property
+    def lease(self) -> Path:
+        """In a remote workspace: signs of life of the machine that runs the sweep."""
+        return self.root / "lease.json"
 
     @property
     def stop(self) -> Path:
@@ -136,11 +146,15 @@ class Ledger:
     """running | finished | interrupted | failed"""
     mlflow_run_id: str | None = None
     best_config: str | None = None
+    best_digest: str | None = None
+    """Of that configuration's file as the sweep wrote it."""
     version: int | None = None
     """Registered version of the best model."""
     published: str | None = None
     """`<run directory>@<global step>` that version was made from."""
     trials: list[Trial] = field(default_factory=list)
+    unsent: bool = field(default=False, compare=False, repr=False)
+    """Whether the store of a remote workspace lacks the last change; no part of the file."""
 
     @property
     def layout(self) -> SweepLayout:
@@ -153,10 +167,11 @@ class Ledger:
         return spaces_of(parse_layer(self.layer, where=str(self.path)))
 
     def put(self, trial: Trial) -> Trial:
-        """Add a trial, or replace the one of its id, and save."""
+        """Add a trial, or replace the one of its id, and save; the next change makes up for a store that is away."""
         others = [known for known in self.trials if known.trial_id != trial.trial_id]
         self.trials = sorted([*others, trial], key=lambda known: known.trial_id)
-        self.save()
+        self._write()
+        self.unsent = not try_send(self.path)
         return trial
 
     def trial(self, trial_id: str) -> Trial:
@@ -170,9 +185,21 @@ class Ledger:
         self.save()
 
     def save(self) -> None:
-        """Write the ledger, whole or not at all."""
-        document = {"version_of_format": VERSION, **asdict(self)}
-        del document["path"]
+        """Write the ledger, whole or not at all, and leave it in the store of a remote workspace.
+
+        Raises:
+            ClusterError: when the store refuses or stays out of reach.
+        """
+        self._write()
+        send(self.path)
+        self.unsent = False
+
+    def _write(self) -> None:
+        document, mirror = {"version_of_format": VERSION, **asdict(self)}, mirror_of(self.path)
+        del document["path"], document["unsent"]
+        if mirror is not None:
+            document = _with_paths(document, mirror.portable)
+            document["fixed"] = portable_settings(document["fixed"], mirror)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, document)
 
@@ -209,12 +236,50 @@ def read_ledger(path: Path) -> Ledger:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.pop("version_of_format") != VERSION:
             raise ValueError("another version of SecAuditAI wrote it")
+        if (mirror := mirror_of(path)) is not None:
+            document = _with_paths(document, mirror.located)
+            document["fixed"] = settings_here(document["fixed"], mirror)
         document["trials"] = [_read_trial(trial) for trial in document["trials"]]
         return Ledger(path=path, **document)
     except FileNotFoundError:
         raise RunError("this is not a sweep directory, it has no ledger.json", where=str(path.parent)) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"damaged ledger: {error}", where=str(path)) from None
+
+
+def _with_paths(document: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A ledger's document with the directories of runs changed."""
+
+    def in_run(run: dict[str, Any]) -> dict[str, Any]:
+        return {**run, "run_dir": change(run["run_dir"])} if run["run_dir"] else run
+
+    trials = [{**in_run(trial), "seeds": [in_run(run) for run in trial["seeds"]]} for trial in document["trials"]]
+    run_dir, at, step = (document["published"] or "").rpartition("@")
+    return {**document, "trials": trials, "published": f"{change(run_dir)}{at}{step}" or None}
+
+
+def portable_settings(settings: Mapping[str, Any], mirror: Mirror) -> dict[str, Any]:
+    """Settings that another machine can take: what they name in the workspace is relative to it."""
+    return {key: mirror.portable(value) if _is_path(key, value) else value for key, value in settings.items()}
+
+
+def settings_here(settings: Mapping[str, Any], mirror: Mirror) -> dict[str, Any]:
+    """The reverse of `portable_settings`."""
+    return {
+        key: mirror.located(value) if _is_path(key, value) and value.startswith(KEPT) else value
+        for key, value in settings.items()
+    }
+
+
+def fetch_named(settings: Mapping[str, Any]) -> None:
+    """Bring the data and the model that settings name, when they lie in a remote workspace."""
+    for key, value in settings.items():
+        if _is_path(key, value):
+            fetch_once(Path(value))
+
+
+def _is_path(key: str, value: Any) -> bool:
+    return key in PATHS and isinstance(value, str)
 
 
 def _read_trial(raw: Mapping[str, Any]) -> Trial:
@@ -227,20 +292,6 @@ def list_sweeps(workspace: Path, name: str | None = None) -> list[Path]:
     """The directories of all sweeps, or of those of one configuration, oldest first."""
     found = (workspace / "sweeps").glob(f"{name or '*'}/*/ledger.json")
     return sorted((path.parent for path in found), key=lambda root: root.name)
-
-
-def best_config_name(name: str) -> str:
-    """What a sweep calls the configuration of its best trial."""
-    return f"{name}-best"
-
-
-def made_by_a_sweep(workspace: Path, name: str, config: str) -> bool:
-    """Whether a sweep of this name has written the configuration, or is about to."""
-    for root in list_sweeps(workspace, name):
-        with suppress(RunError):
-            if read_ledger(SweepLayout(root).ledger).best_config == config:
-                return True
-    return False
 
 
 def find_sweep(workspace: Path, name: str | None, sweep_id: str | None) -> Ledger:

@@ -12,6 +12,8 @@ from secauditai.config.files import NamedConfigs, check_name, parse_layer, resol
 from secauditai.config.spaces import Space
 from secauditai.errors import ConfigError, RunError
 from secauditai.metrics import METRICS
+from secauditai.mirror import mirror_of
+from secauditai.models.bundle import keep_bundle, open_bundle
 from secauditai.progress import Progress, silent
 from secauditai.runs import new_id
 from secauditai.training.devices import measure_precision_at
@@ -19,7 +21,8 @@ from secauditai.training.goal import selection_metric
 from secauditai.training.preparation import TrainingPlan, plan_training
 from secauditai.training.request import START, TrainRequest
 from secauditai.training.rungs import rung_samples
-from secauditai.tuning.ledger import Ledger, SweepLayout, best_config_name, made_by_a_sweep
+from secauditai.tuning.best_config import best_config_name, made_by_a_sweep
+from secauditai.tuning.ledger import Ledger, SweepLayout
 from secauditai.tuning.samplers import GRID, RANDOM, grid_size
 
 NONE, ASHA = "none", "asha"
@@ -65,11 +68,11 @@ class TrialResources:
         """How many trials fit at a time: floor((cluster − in use) / trial), and no worker straddles nodes."""
         placed = sum(min(int(cpus // self.cpus), self._by_gpu(gpus)) for cpus, gpus in capacity.nodes)
         free = math.floor((capacity.cpus - capacity.used_cpus + 1e-6) / (self.workers * self.cpus))
+        if self.gpus:
+            free = min(free, math.floor((capacity.gpus - capacity.used_gpus + 1e-6) / (self.workers * self.gpus)))
         return max(0, min(placed // self.workers, free))
 
     def arithmetic(self, capacity: Capacity) -> str:
-        if self.gpus:
-            free = min(free, math.floor((capacity.gpus - capacity.used_gpus + 1e-6) / (self.workers * self.gpus)))
         """The same in words."""
         each = f"{self.cpus} CPU" + ("s" if self.cpus > 1 else "") + (f" and {self.gpus} GPU" if self.gpus else "")
         nodes = f" on {len(capacity.nodes)} nodes" if len(capacity.nodes) > 1 else ""
@@ -305,10 +308,17 @@ def _fixed(layer: Mapping[str, Any], training: TrainingPlan, resources: TrialRes
     if "keep_checkpoints" not in layer:
         fixed["keep_checkpoints"] = 1
     if training.model.bundle is not None and not isinstance(layer.get("model"), Space):
-        fixed["model"] = str(training.model.bundle)
+        fixed["model"] = str(_kept_model(training.model.bundle, training.request.workspace))
     if config.execution.precision == "auto" and training.devices.device == "cpu":
         fixed["precision"] = measure_precision_at(training.request.address, config.execution, "cpu")
     return fixed
+
+
+def _kept_model(bundle: Path, workspace: Path) -> Path:
+    """A bundle where trials on other machines find it, when the workspace is remote."""
+    if mirror_of(workspace) is None:
+        return bundle
+    return keep_bundle(open_bundle(bundle), workspace / "cache").layout.root
 
 
 def _grace_samples(training: TrainingPlan) -> int:

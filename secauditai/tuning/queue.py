@@ -3,12 +3,17 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
+from secauditai.errors import ClusterError
+from secauditai.mirror import located, try_send
 from secauditai.tuning.ledger import FAILED, INTERRUPTED, RUNNING, Ledger, Trial, TrialRun
 from secauditai.tuning.samplers import choose_settings
-from secauditai.tuning.trial import TrialOutcome, read_trial_runs
+from secauditai.tuning.trial import TrialOutcome, fetch_trial_runs, read_trial_runs
 
+PAUSE = 3.0
+"""Seconds between two tries to reach a store that is away."""
 Watch = Callable[[Ledger, Trial | None], None]
 """Told after each change; with the trial when one has ended or died."""
 
@@ -34,6 +39,7 @@ class TrialQueue:
         self._running: set[str] = set()
         self._losses = Counter[str]()
         self._asked = len(ledger.trials)
+        self._stop_sent, self._try_again = False, 0.0
         self.stopped_for: str | None = None
         """Why the sweep ends before its last trial."""
 
@@ -44,8 +50,8 @@ class TrialQueue:
         return not self._running and (none_left or self.stopped_for is not None)
 
     def next(self) -> Trial | None:
-        """The next trial to run; None when none may start now."""
-        if self.stopped_for is not None or len(self._running) >= self.max_concurrent:
+        """The next trial to run; None when none may start now, as while the ledger that names it cannot be sent."""
+        if self.stopped_for is not None or len(self._running) >= self.max_concurrent or self._pausing():
             return None
         if self._waiting:
             trial = replace(self.ledger.trial(self._waiting.pop(0)), status=RUNNING)
@@ -53,8 +59,12 @@ class TrialQueue:
             trial = self._ask()
         else:
             return None
-        self._running.add(trial.trial_id)
         self.ledger.put(trial)
+        if self.ledger.unsent:
+            self._waiting.insert(0, trial.trial_id)
+            self._try_again = time.monotonic() + PAUSE
+            return None
+        self._running.add(trial.trial_id)
         self._watch(self.ledger, None)
         return trial
 
@@ -65,20 +75,30 @@ class TrialQueue:
         return Trial(f"{number:04d}", settings)
 
     def stop(self, reason: str) -> None:
-        """Start nothing more, and ask the running trials to stop after their next validation."""
+        """Start nothing more, and ask the running trials to stop after their next validation.
+
+        Signals call this: in a remote workspace, `look` is what asks trials on other machines.
+        """
         if self.stopped_for is None:
             self.stopped_for = reason
-            self.ledger.layout.stop.touch()
+            self.ledger.layout.stop.write_text(reason, encoding="utf-8")
 
-    def check_time(self) -> None:
-        """Stop when the time budget is used up."""
+    def look(self) -> None:
+        """Stop when the time budget is used up, and let other machines know of a stop; called again and again."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             self.stop("the time budget is used up")
+        if self.stopped_for is not None and not self._stop_sent and not self._pausing():
+            self._stop_sent = try_send(self.ledger.layout.stop)
+            self._try_again = time.monotonic() + PAUSE
+
+    def _pausing(self) -> bool:
+        return time.monotonic() < self._try_again
 
     def note_outcome(self, trial_id: str, outcome: TrialOutcome) -> None:
         """Write down what a trial reported."""
         trial = self.ledger.trial(trial_id)
-        seeds = tuple(TrialRun(**run) for run in outcome.seeds)
+        home = self.ledger.path
+        seeds = tuple(TrialRun(**{**run, "run_dir": located(run["run_dir"], home)}) for run in outcome.seeds)
         trial = replace(
             trial,
             status=outcome.status,
@@ -128,6 +148,8 @@ class TrialQueue:
     def _end(self, trial: Trial) -> None:
         self._running.discard(trial.trial_id)
         if trial.run_dir is None:
+            with suppress(ClusterError):  # what this machine knows may do
+                fetch_trial_runs(self.ledger.layout, trial.trial_id, patience=0.0)
             known = read_trial_runs(self.ledger.layout, trial.trial_id)
             trial = replace(trial, run_dir=next(iter(known.values()), None))
         self.ledger.put(trial)

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from secauditai.cluster import IN_RAY_JOB, in_ray_job, work_labels
+from secauditai.mirror import try_send
 from secauditai.tuning.ledger import Trial
 from secauditai.tuning.planning import TrialResources
 from secauditai.tuning.queue import TrialQueue
@@ -85,8 +86,8 @@ class _Reports(tune.Callback):
         self._queue = queue
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
-        """Look at the clock."""
-        self._queue.check_time()
+        """Let the queue look at the clock."""
+        self._queue.look()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Pass on the outcome."""
@@ -100,7 +101,9 @@ class _Reports(tune.Callback):
         if kind is None:
             self._queue.note_death(trial_id, reason)
             return
-        (self._queue.ledger.layout.trials / f"{trial_id}.error.txt").write_text(text, encoding="utf-8")
+        path = self._queue.ledger.layout.trials / f"{trial_id}.error.txt"
+        path.write_text(text, encoding="utf-8")
+        try_send(path)
         self._queue.note_failure(trial_id, kind, f"{kind}: {reason}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from secauditai.evaluation import plots
 from secauditai.evaluation.page import render_page, write_page
-from secauditai.runs import RunLayout, read_metrics
+from secauditai.runs import Run, RunLayout, fetch_history, read_metrics
 from secauditai.tuning.ledger import FAILED, Ledger, Trial
 from secauditai.tuning.samplers import build_study
 
@@ -57,7 +57,9 @@ def read_curve(trial: Trial, metric: str) -> Curve:
     run_dir = trial.seeds[0].run_dir if trial.seeds else trial.run_dir
     if run_dir is None:
         return []
-    records = read_metrics(RunLayout(Path(run_dir)).metrics)
+    run = Run(RunLayout(Path(run_dir)))
+    fetch_history(run)
+    records = read_metrics(run.layout.metrics)
     return [(record["step"], record[metric]) for record in records if record["kind"] == "val" and metric in record]
 
 

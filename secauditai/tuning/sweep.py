@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,21 @@ from filelock import FileLock, Timeout
 
 from secauditai import runs
 from secauditai.cluster import Capacity, ensure_ray, read_capacity
-from secauditai.config.files import NamedConfigs, parse_layer
+from secauditai.config.files import parse_layer
 from secauditai.doctor.preflight import check_sweep
-from secauditai.errors import ConfigError, RunError
+from secauditai.errors import ClusterError, ConfigError, RunError
 from secauditai.export.publish import publish, register
+from secauditai.mirror import address_of, fetch_files, mirror_of, portable, send, withdraw
 from secauditai.models.encoders import load_transformers
 from secauditai.progress import Progress, silent
-from secauditai.runs import open_run
+from secauditai.runs import Run, RunLayout
 from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
+from secauditai.tracking.store import shared_uri
+from secauditai.training.lease import leased
+from secauditai.training.mirrored import fetch_inputs, fetch_run, send_ended
 from secauditai.training.preparation import tokenise
+from secauditai.tuning.best_config import save_best_config
 from secauditai.tuning.ledger import (
     ENDED,
     FAILED,
@@ -34,8 +39,10 @@ from secauditai.tuning.ledger import (
     RUNNING,
     Ledger,
     Trial,
-    best_config_name,
+    fetch_named,
     find_sweep,
+    portable_settings,
+    read_ledger,
 )
 from secauditai.tuning.planning import ASHA, SweepPlan, SweepRequest, plan_sweep, resume_request
 from secauditai.tuning.queue import TrialQueue, Watch
@@ -65,19 +72,28 @@ class SweepResult:
         """The JSON document of `tune`."""
         ledger, best = self.ledger, self.ledger.best
         assert best is not None
-        found = {"settings": best.settings, "value": best.value, "metric": ledger.metric, "run_dir": best.run_dir}
+        run_dir = best.run_dir and address_of(Path(best.run_dir))
+        found = {"settings": best.settings, "value": best.value, "metric": ledger.metric, "run_dir": run_dir}
         return {
             "sweep_id": ledger.sweep_id,
-            "trials": [asdict(trial) for trial in ledger.trials],
+            "trials": [_addressed(trial) for trial in ledger.trials],
             "best": {**found, "trial_id": best.trial_id, "config": ledger.best_config, "version": ledger.version},
             "mlflow_run_id": ledger.mlflow_run_id,
             "status": ledger.status,
-            "summary": str(ledger.layout.summary),
+            "summary": address_of(ledger.layout.summary),
             "max_concurrent": self.max_concurrent,
             "training_seconds": round(sum(trial.seconds for trial in ledger.trials), 3),
             "seconds": round(self.seconds, 3),
             "ray_startup_seconds": round(self.ray_startup_seconds, 3),
         }
+
+
+def _addressed(trial: Trial) -> dict[str, Any]:
+    """A trial whose runs are named as they are from anywhere."""
+    document = asdict(trial)
+    for run in (document, *document["seeds"]):
+        run["run_dir"] = run["run_dir"] and address_of(Path(run["run_dir"]))
+    return document
 
 
 def run_sweep(
@@ -139,8 +155,12 @@ def resume_sweep(
     more = request.num_samples is not None and request.num_samples > ledger.num_samples
     if ledger.status == FINISHED and ledger.all_ended and not more:
         notify(f"Sweep {ledger.sweep_id} is complete: {len(ledger.trials)} trials, nothing is left to do")
+        fetch_files(ledger.layout.summary)
         return SweepResult(ledger, 0, time.monotonic() - started, 0.0)
     with _alone(ledger):
+        fetch_files(ledger.path)  # another machine may just have left it
+        ledger = read_ledger(ledger.path) if ledger.path.exists() else ledger
+        fetch_named(ledger.fixed)
         for trial in ledger.trials:
             if trial.status not in ENDED:
                 check_trial(ledger.layout, trial.trial_id)
@@ -185,7 +205,8 @@ def _run(
         _finish(ledger, request.workspace, queue.stopped_for, progress, notify)
     finally:
         if ledger.status == RUNNING:
-            ledger.update(status=FAILED)
+            with suppress(ClusterError):  # what went wrong first is what is told
+                ledger.update(status=FAILED)
         finish_run(request.workspace, ledger.mlflow_run_id, _run_status(ledger.status))
     seconds = time.monotonic() - started - cluster.startup_seconds
     return SweepResult(ledger, max_concurrent, seconds, cluster.startup_seconds)
@@ -215,7 +236,7 @@ def _run_status(status: str) -> str:
 def _alone(ledger: Ledger) -> Iterator[None]:
     ledger.layout.root.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(ledger.layout.lock, timeout=0):
+        with FileLock(ledger.layout.lock, timeout=0), leased(ledger.layout.lease, "runs this sweep"):
             yield
     except Timeout:
         raise RunError("another process runs this sweep", where=str(ledger.layout.root), hint="Wait for it.") from None
@@ -240,6 +261,7 @@ def _begin(plan: SweepPlan, ledger: Ledger, workspace: Path, progress: Progress)
     layout = ledger.layout
     layout.trials.mkdir(parents=True, exist_ok=True)
     layout.stop.unlink(missing_ok=True)
+    withdraw(layout.stop)
     for seed in range(ledger.seeds_per_trial if plan.training.request.config.input.augment else 1):
         config = plan.training.request.config
         execution = config.execution.model_copy(update={"seed": config.execution.seed + seed})
@@ -273,18 +295,19 @@ def _opening(ledger: Ledger, max_concurrent: int) -> str:
 
 
 def _run_trials(plan: SweepPlan, queue: TrialQueue, workspace: Path) -> None:
-    ledger, distributed = queue.ledger, plan.resources.workers > 1
+    ledger, distributed, mirror = queue.ledger, plan.resources.workers > 1, mirror_of(workspace)
 
     def build_task(trial: Trial) -> TrialTask:
         settings = {**ledger.fixed, **trial.settings}
         first = settings.get("seed", ledger.seed)
         return TrialTask(
-            sweep=str(ledger.layout.root),
+            sweep=portable(str(ledger.layout.root), workspace),
             sweep_id=ledger.sweep_id,
             trial_id=trial.trial_id,
             name=ledger.name,
-            workspace=str(workspace),
-            settings=settings,
+            workspace=address_of(workspace),
+            tracking_uri=shared_uri(workspace) if mirror else None,
+            settings=portable_settings(settings, mirror) if mirror else settings,
             seeds=[first + place for place in range(ledger.seeds_per_trial)],
             chosen=dict(trial.settings),
             metric=ledger.metric,
@@ -295,7 +318,7 @@ def _run_trials(plan: SweepPlan, queue: TrialQueue, workspace: Path) -> None:
             parent=ledger.mlflow_run_id,
         )
 
-    queue.check_time()
+    queue.look()
     if not queue.exhausted:
         from secauditai.tuning.ray_tune import run_trials
 
@@ -335,20 +358,24 @@ def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: 
         ledger.update(status=INTERRUPTED)
     if best is None or best.run_dir is None:
         raise _nothing_found(ledger, reason)
-    run = open_run(Path(best.run_dir))
+    run = Run(RunLayout(Path(best.run_dir)))
     trained = next(known for known in best.seeds if known.run_dir == best.run_dir)
     if ledger.published != f"{trained.run_dir}@{trained.step}":  # a trial that went on may have become better
+        fetch_run(run)
+        fetch_inputs(run)
         published = publish(run, workspace, register_model=False, progress=progress)
         lineage = {"sweep_id": ledger.sweep_id, "trial_id": best.trial_id, "trials": str(len(ledger.trials))}
         version = register(run, workspace, tags=lineage)
         run.update(model_version=version, summary={"metrics": published.metrics})
-        ledger.update(best_config=best_config_name(ledger.name))
+        send_ended(run)
         layer = parse_layer(ledger.layer, where=str(ledger.path))
         chosen = {**layer, **best.settings, "seed": trained.seed, "selection_metric": ledger.metric}
-        NamedConfigs(workspace).create(best_config_name(ledger.name), chosen, overwrite=True)
+        kept = save_best_config(workspace, ledger, chosen)
+        if kept is not None:
+            notify(f"{ledger.best_config} was not as a sweep had left it; that one is now called {kept}")
         ledger.update(version=version, published=f"{trained.run_dir}@{trained.step}")
     progress("Writing the summary", 0, None)
-    write_summary(ledger)
+    send(write_summary(ledger))
     if ledger.mlflow_run_id is not None:
         values = {f"best/{ledger.metric}": best.value, "trials": len(ledger.trials)}
         log_summary(workspace, ledger.mlflow_run_id, values, step=ledger.ended)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from machines import Machines
-from s3_server import SECRET, all_bytes, s3_server
-from tracking_server import Server
+from machines import Machines, tracked_store
+from s3_server import SECRET, all_bytes
 from training_runs import history, weights
 
 from secauditai.runs import list_runs
@@ -23,15 +22,9 @@ SETTINGS = "--max-length 64 --batch-size 8 --max-steps 6 --eval-interval 3 --che
 
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    tracking = Server(tmp_path)
-    tracking.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
-    try:
-        with s3_server() as server:
-            server.create_bucket("models")
-            yield Machines(server, "s3://models/team", tmp_path, monkeypatch)
-    finally:
-        tracking.stop()
+    with tracked_store(tmp_path) as (server, tracking):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+        yield Machines(server, "s3://models/team", tmp_path, monkeypatch)
 
 
 def test_another_machine_finds_everything(

@@ -103,7 +103,7 @@ def test_a_time_budget_stops_what_runs_and_starts_nothing(tmp_path: Path) -> Non
     queue = a_queue(tmp_path, deadline=time.monotonic() - 1)
     trial = queue.next()
     assert trial is not None
-    queue.check_time()
+    queue.look()
     assert (tmp_path / "stop").exists()
     assert queue.next() is None
     assert not queue.exhausted
