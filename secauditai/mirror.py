@@ -167,6 +167,21 @@ def open_mirror(address: str, patience: float | None = None) -> Path:
     Raises:
         ClusterError: when there is no such bucket, the store refuses, or it is out of reach.
     """
+    mirror = make_mirror(address, patience)
+    mirror.refresh()
+    return mirror.root
+
+
+def make_mirror(address: str, patience: float | None = None) -> Mirror:
+    """The mirror of the workspace `s3://bucket/prefix`, which may be empty.
+
+    Args:
+        address: the workspace.
+        patience: as `open_mirror` has it.
+
+    Raises:
+        ClusterError: as `open_mirror`.
+    """
     address = address.rstrip("/")
     mirror = Mirror(mirror_directory(address), address)
     mirror.storage.patience = OPENING_PATIENCE if patience is None else patience
@@ -174,8 +189,7 @@ def open_mirror(address: str, patience: float | None = None) -> Path:
     mirror.root.mkdir(parents=True, exist_ok=True)
     if not (mirror.root / MARK).exists():
         write_json(mirror.root / MARK, {"address": address})
-    mirror.refresh()
-    return mirror.root
+    return mirror
 
 
 def open_mirror_once(address: str) -> Path:

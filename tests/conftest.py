@@ -31,6 +31,7 @@ LONGEST = (
     "e2e/test_concurrent_tracking.py",
     "e2e/test_submission.py",
     "faults/test_clusters.py",
+    "faults/test_remote_nodes.py",
 )
 """Files that take minutes. They come first, so that of two processes none waits at the end for the other's long file."""
 

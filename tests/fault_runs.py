@@ -1,5 +1,6 @@
 """Runs to be disturbed: two Ray workers, small and quick, and what kills, blocks or starves them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
@@ -103,7 +105,7 @@ def command(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def finetune_flags(data: Path, workspace: Path) -> list[object]:
+def finetune_flags(data: Path, workspace: Path | str) -> list[object]:
     """The command line that makes the very run of `start`."""
     flags = {
         "name": NAME,
@@ -131,6 +133,24 @@ def run_of(workspace: Path, name: str = NAME) -> Run:
     """The run of a command, as soon as it trains."""
     wait_until(lambda: bool(list((workspace / "runs").glob("*/*/metrics.jsonl"))), "training")
     return newest_run(workspace, name)
+
+
+def run_case(case: str, data: Path, directory: Path, **more: str) -> dict[str, Any]:
+    """Run a case of `faults/clusters.py` in a process of its own; what it reports."""
+    script = Path(__file__).parent / "faults" / "clusters.py"
+    environment = {**os.environ, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2", **more}
+    environment.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, str(script), case, str(data), str(directory)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def left_over(processes: list[psutil.Process], seconds: float) -> list[str]:

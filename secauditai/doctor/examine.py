@@ -126,7 +126,7 @@ def ask(
     """
     marks = needs.workspace / f".doctor_{uuid.uuid4().hex[:12]}"
     order = {
-        "workspace": str(needs.workspace),
+        "workspace": address_of(needs.workspace),
         "marks": address_of(marks),
         "tracking": tracking,
         "hub_id": needs.hub_id,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from secauditai.cluster import Node
 from secauditai.errors import PreflightError
+from secauditai.storage import is_remote
 
 Result = Literal["ok", "warning", "failed", "skipped"]
 GIB = 2**30
@@ -101,7 +102,7 @@ def check_storage(workspace: str, nodes: Sequence[NodeFacts], written: Iterable[
     """Every node reads what this machine wrote into the workspace, and this machine what they wrote.
 
     Args:
-        workspace: the workspace directory.
+        workspace: the workspace's directory or address.
         nodes: what the nodes said.
         written: nodes whose file arrived here.
     """
@@ -110,6 +111,9 @@ def check_storage(workspace: str, nodes: Sequence[NodeFacts], written: Iterable[
     silent = [facts for facts in nodes if not facts.workspace_error]
     problems += [f"{facts.node} does not see what this machine wrote" for facts in silent if not facts.reads_workspace]
     problems += [f"what {facts.node} wrote is not here" for facts in silent if facts.node not in arrived]
+    if problems and is_remote(workspace):
+        hint = "Set AWS_ENDPOINT_URL and credentials where Ray is started, on every node."
+        return Finding("storage", "failed", f"not every node can use {workspace}: {_some(problems)}", hint)
     if problems:
         hint = "Name a directory that all nodes share with --workspace or SECAUDITAI_WORKSPACE."
         return Finding("storage", "failed", f"{workspace} is not shared: {_some(problems)}", hint)

@@ -13,7 +13,8 @@ import psutil
 from secauditai import __version__
 from secauditai.doctor.findings import NodeFacts
 from secauditai.errors import ClusterError, ModelError, RunError
-from secauditai.storage import open_storage
+from secauditai.mirror import mirror_directory
+from secauditai.storage import is_remote, open_storage
 
 PATIENCE = 5.0
 """Seconds that an object store may be out of reach: someone waits for the answer."""
@@ -36,8 +37,8 @@ def survey(order: dict[str, Any]) -> NodeFacts:
     """Look at this node.
 
     Args:
-        order: `node` to call it by, `workspace`, `marks` (address of the driver's file), `tracking` (a tracking URI
-            without credentials, or None), `hub_id` and `revision` (None: nothing is needed from the hub).
+        order: `node` to call it by, `workspace` (its address), `marks` (address of the driver's file), `tracking` (a
+            tracking URI without credentials, or None), `hub_id` and `revision` (None: nothing is needed from the hub).
     """
     node = str(order["node"])
     seen, problem = _exchange_marks(str(order["marks"]), node)
@@ -45,7 +46,7 @@ def survey(order: dict[str, Any]) -> NodeFacts:
     return NodeFacts(
         node=node,
         versions=versions(),
-        free_disk=_free_disk(Path(order["workspace"])),
+        free_disk=_free_disk(_working_directory(str(order["workspace"]))),
         free_memory=psutil.virtual_memory().available,
         shm=shutil.disk_usage(shm).total if shm.is_dir() else None,
         reads_workspace=seen,
@@ -73,6 +74,11 @@ def _exchange_marks(marks: str, node: str) -> tuple[bool, str | None]:
     except ClusterError as error:
         return True, f"cannot use the workspace: {error.message}"
     return True, None
+
+
+def _working_directory(workspace: str) -> Path:
+    """Where a training on this node writes: the workspace, or this node's mirror of it."""
+    return mirror_directory(workspace) if is_remote(workspace) else Path(workspace)
 
 
 def _free_disk(workspace: Path) -> dict[str, int]:

@@ -51,6 +51,16 @@ class AttemptLayout:
         """Id of the workers' placement group, which a dead controller leaves behind."""
         return self.root / "placement_group"
 
+    @property
+    def driver(self) -> Path:
+        """Which process drives the attempt, where ranks may be elsewhere (`elsewhere.py`); the same on every node."""
+        return self.root / "driver"
+
+    @property
+    def brought(self) -> Path:
+        """For which group of workers the run was brought to this node."""
+        return self.root / "brought"
+
     def rank(self, index: int) -> Path:
         """Who a rank is (`RankRecord`)."""
         return self.root / f"rank_{index}.json"
@@ -67,6 +77,10 @@ class AttemptLayout:
         """Forget the last attempt."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir(parents=True, exist_ok=True)
+
+
+class StoppedByError(Exception):
+    """The rank ended with a user's error, which is in `failure.json`: the group must end, or its peers wait forever."""
 
 
 @contextlib.contextmanager

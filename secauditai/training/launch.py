@@ -35,7 +35,7 @@ from secauditai.training.memory import (
     read_budgets,
     write_budgets,
 )
-from secauditai.training.mirrored import send_begun
+from secauditai.training.mirrored import BRIEF, send_begun
 from secauditai.training.recipe import Recipe, read_recipe
 from secauditai.training.rungs import loop_config, rule_in
 from secauditai.training.stopping import StoppedBeforeTraining, StopRequest, listen_in_driver, read_stop, request_stop
@@ -161,8 +161,17 @@ class Attempts:
                 return
             except WorkersLost as lost:
                 self.restart_after(lost.loss)
+                self._leave_what_is_here()
                 self._layout.renew()
         request_stop(self._layout, asked[0])  # asked while ranks were lost
+
+    def _leave_what_is_here(self) -> None:
+        """Where ranks may be elsewhere, leave in the store what they go on from next; it may be away for a while."""
+        if self._layout.driver.exists():
+            try:
+                send_begun(self._run, BRIEF)
+            except ClusterError as error:
+                self._notify(f"{error}; trying on")
 
     def _fit_in_workers(self, cluster: Cluster, after_validation: AfterValidation | None) -> None:
         from secauditai.training.workers import fit_in_workers

@@ -35,7 +35,9 @@ def leased(mark: Path, what: str, hint: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def lease(mirror: Mirror, mark: Path, what: str = TRAINS, hint: str = FOLLOW) -> Iterator[None]:
+def lease(
+    mirror: Mirror, mark: Path, what: str = TRAINS, hint: str = FOLLOW, *, driver: str | None = None
+) -> Iterator[None]:
     """Hold what a process of this machine works on in a remote workspace; processes of one machine have file locks.
 
     Args:
@@ -43,15 +45,18 @@ def lease(mirror: Mirror, mark: Path, what: str = TRAINS, hint: str = FOLLOW) ->
         mark: the file of the signs of life.
         what: what another machine does that holds it.
         hint: where to look then.
+        driver: which process drives a training, when it may be on one machine now and on another after a restart.
 
     Raises:
         RunError: when another machine holds it.
         ClusterError: when the store refuses or stays out of reach.
     """
     key, mine = mirror.key(mark), {"machine": f"{socket.gethostname()} {mirror.root}"}
+    if driver is not None:
+        mine["driver"] = driver
     found = _read(mirror, key)
     if found is not None and found.get("machine") != mine["machine"]:
-        _await_silence(mirror, key, found, what, hint)
+        _await_silence(mirror, key, found, what, hint, driver)
     mirror.storage.write_bytes(key, json.dumps({**mine, "beat": time.time()}).encode())
     done = threading.Event()
 
@@ -71,14 +76,17 @@ def lease(mirror: Mirror, mark: Path, what: str = TRAINS, hint: str = FOLLOW) ->
             mirror.storage.delete([key])
 
 
-def _await_silence(mirror: Mirror, key: str, found: dict[str, Any], what: str, hint: str) -> None:
+def _await_silence(mirror: Mirror, key: str, found: dict[str, Any], what: str, hint: str, driver: str | None) -> None:
+    """Wait until another machine is gone; one that trains for the same driver has lost its peers and will end."""
     give_up = time.monotonic() + SILENCE
     while time.monotonic() < give_up:
         time.sleep(BEAT / 2)
         now = _read(mirror, key)
         if now is None:
             return
-        if now != found:
+        if now != found and driver is not None and now.get("driver") == driver:
+            found, give_up = now, time.monotonic() + SILENCE
+        elif now != found:
             raise RunError(
                 f"another machine {what}: {str(now.get('machine')).partition(' ')[0]}",
                 where=mirror.storage.at(key.rpartition("/")[0]),

@@ -50,6 +50,7 @@ def train_rank(
     *,
     node: str | None = None,
     preempted: Callable[[], bool] = lambda: False,
+    pass_on: Callable[[], None] = lambda: None,
 ) -> TrainState | None:
     """Train to the end, to early stopping or to a stop request, as one rank of the run in this directory.
 
@@ -60,13 +61,17 @@ def train_rank(
         after_validation: see `AfterValidation`; the leading rank asks it.
         node: Ray's id of this node, in a worker group.
         preempted: tells whether this process will soon be taken away.
+        pass_on: see `open_rank`.
 
     Returns:
         The state at the end; None after a user's error, which is in the attempt's `failure.json`.
     """
     layout = RunLayout(run_root)
     recipe, attempt = read_recipe(layout.recipe), AttemptLayout(layout.attempt)
-    with open_rank(recipe, layout, index, world_size, node) as rank, stop_check(attempt, index, preempted) as stop:
+    with (
+        open_rank(recipe, layout, index, world_size, node, pass_on) as rank,
+        stop_check(attempt, index, preempted) as stop,
+    ):
         try:
             return Loop(recipe, layout, rank, after_validation).run(stop)
         except SecAuditError as error:
@@ -171,7 +176,7 @@ class Loop:
             raise RunError(
                 "the workers see different checkpoints",
                 where=str(self.layout.checkpoints),
-                hint="The workspace must be on storage that all nodes share.",
+                hint="The workspace must be a directory that all nodes share, or on an object store.",
             )
 
     def _plan(self) -> BatchPlan:

@@ -16,6 +16,7 @@ from secauditai.errors import ClusterError, RunError
 from secauditai.mirror import Mirror, fetch_once, mirror_of
 from secauditai.runs import Run, RunLayout, goes_on_from_store
 from secauditai.storage import PATIENCE
+from secauditai.training.attempt import AttemptLayout
 from secauditai.training.checkpoint import (
     CheckpointLayout,
     delete_checkpoint,
@@ -24,6 +25,7 @@ from secauditai.training.checkpoint import (
     read_state,
 )
 from secauditai.training.lease import lease
+from secauditai.training.memory import read_budgets, write_budgets
 from secauditai.training.recipe import read_recipe
 
 logger = logging.getLogger("secauditai.training")
@@ -134,7 +136,9 @@ def sending(layout: RunLayout, step: int, keep: int | None) -> Iterator[None]:
     if mirror is None:
         yield
         return
-    with lease(Mirror(mirror.root, mirror.address), layout.root / "lease.json"):
+    mark = AttemptLayout(layout.attempt).driver
+    driver = mark.read_text(encoding="ascii") if mark.exists() else None
+    with lease(Mirror(mirror.root, mirror.address), layout.root / "lease.json", driver=driver):
         sender = RunSender(mirror, layout, step, keep)
         sender.start()
         try:
@@ -146,11 +150,11 @@ def sending(layout: RunLayout, step: int, keep: int | None) -> Iterator[None]:
         sender.close(PATIENCE)
 
 
-def send_begun(run: Run) -> None:
-    """Leave in the store what any machine needs to train this run or to go on with it, besides its checkpoints."""
+def send_begun(run: Run, patience: float = PATIENCE) -> None:
+    """Leave in the store what any machine needs to train this run or to go on with it, and its checkpoints so far."""
     mirror = mirror_of(run.root)
     if mirror is not None:
-        layout = run.layout
+        layout, mirror.storage.patience = run.layout, patience
         mirror.send_tree(layout.initial)
         for path in (layout.config, layout.memory, layout.metrics, layout.recipe, layout.info):
             mirror.send_file(path)
@@ -183,12 +187,10 @@ def fetch_run(run: Run, wanted: str = "latest") -> None:
     if mirror is None:
         return
     try:
-        with FileLock(layout.lock, timeout=0):
+        with FileLock(layout.lock, timeout=0), FileLock(layout.driver_lock, timeout=0):
             if not (layout.recipe.exists() and goes_on_from_store(layout)):
                 _drop_strangers(mirror, layout)
-                for path in (layout.config, layout.recipe, layout.memory, layout.metrics, layout.info):
-                    if not mirror.fetch_file(path):
-                        path.unlink(missing_ok=True)
+                _fetch_files(mirror, layout.config, layout.recipe, layout.memory, layout.metrics, layout.info)
             mirror.fetch_tree(layout.initial)
             _fetch_newest(mirror, layout)
             name = f"checkpoint_{wanted.removesuffix('.pt').removeprefix('checkpoint_')}"
@@ -205,6 +207,80 @@ def fetch_inputs(run: Run) -> None:
         for path in (run.info.dataset, recipe.train_store, recipe.val_store, recipe.initial_bundle):
             if path:
                 fetch_once(Path(path))
+
+
+def fetch_made(layout: RunLayout) -> None:
+    """Bring what ranks have made of a run elsewhere; what only this node has of it is kept when it goes on from that.
+
+    Raises:
+        ClusterError: when the store refuses or stays out of reach.
+    """
+    mirror = mirror_of(layout.root)
+    if mirror is not None:
+        if not goes_on_from_store(layout):
+            _drop_strangers(mirror, layout)
+            _fetch_files(mirror, layout.memory, layout.metrics)
+        _fetch_newest(mirror, layout)
+
+
+def fetch_plan(layout: RunLayout) -> None:
+    """Bring what the driver says of a run, and the encoder it begins with, to a node that does not see its directory.
+
+    Raises:
+        ClusterError: when the store refuses or stays out of reach.
+    """
+    mirror = mirror_of(layout.root)
+    if mirror is not None:
+        _fetch_files(mirror, layout.config, layout.recipe, layout.memory, layout.info)
+        mirror.fetch_tree(layout.initial)
+
+
+def send_start(layout: RunLayout, checkpoint: CheckpointLayout | None) -> None:
+    """Leave in the store where the leading rank goes on, so that ranks on other nodes do so too.
+
+    Raises:
+        ClusterError: when the store refuses or stays out of reach.
+    """
+    mirror = mirror_of(layout.root)
+    if mirror is None:
+        return
+    write_budgets(layout.memory, read_budgets(layout.memory))  # none is said too: older ones may be there
+    mirror.send_file(layout.metrics)
+    mirror.send_file(layout.memory)
+    if checkpoint is not None:
+        best = read_state(checkpoint).best_step
+        if best is not None:
+            mirror.send_tree(checkpoint.root.with_name(f"checkpoint_{best}"))
+        mirror.send_tree(checkpoint.root)
+
+
+def fetch_start(layout: RunLayout, step: int) -> None:
+    """Bring the checkpoint that the leading rank goes on from, and nothing beyond it; the store is right.
+
+    Args:
+        layout: the run directory of a node where no rank leads.
+        step: of the checkpoint; -1 when there is none yet.
+
+    Raises:
+        ClusterError: when the store refuses or stays out of reach.
+    """
+    mirror = mirror_of(layout.root)
+    if mirror is None:
+        return
+    _fetch_files(mirror, layout.memory)
+    _drop_strangers(mirror, layout)
+    for checkpoint in list_checkpoints(layout.checkpoints):
+        if checkpoint.step > step:
+            delete_checkpoint(checkpoint)
+    if step >= 0:
+        _fetch_with_best(mirror, CheckpointLayout(layout.checkpoints / f"checkpoint_{step}"))
+
+
+def _fetch_files(mirror: Mirror, *paths: Path) -> None:
+    """Bring files as the store has them; those that it does not have go here too."""
+    for path in paths:
+        if not mirror.fetch_file(path):
+            path.unlink(missing_ok=True)
 
 
 def _drop_strangers(mirror: Mirror, layout: RunLayout) -> None:

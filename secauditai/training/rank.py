@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -69,7 +69,12 @@ class RankLog(logging.FileHandler):
 
 @contextlib.contextmanager
 def open_rank(
-    recipe: Recipe, layout: RunLayout, index: int, world_size: int, node: str | None = None
+    recipe: Recipe,
+    layout: RunLayout,
+    index: int,
+    world_size: int,
+    node: str | None = None,
+    pass_on: Callable[[], None] = lambda: None,
 ) -> Iterator[Rank]:
     """Set threads, determinism, the log file and the watchdog of this process for the time of the run.
 
@@ -79,6 +84,7 @@ def open_rank(
         index: which rank this process is.
         world_size: how many there are.
         node: Ray's node id; None outside a worker group, where a hang is reported but nobody could restart.
+        pass_on: called when what is in the attempt's files must not wait: who this is, that it hangs.
     """
     device = (
         torch.device(recipe.device, torch.cuda.current_device()) if recipe.device == "cuda" else torch.device("cpu")
@@ -108,9 +114,10 @@ def open_rank(
     )
     attempt = AttemptLayout(layout.attempt)
     record_rank(attempt, index, world_size, node)
+    pass_on()
     pulse = Pulse(attempt.step(index))
     try:
-        with Watchdog(pulse, recipe.hang_timeout, log_path, attempt, index, ends=node is not None):
+        with Watchdog(pulse, recipe.hang_timeout, log_path, attempt, index, ends=node is not None, pass_on=pass_on):
             yield Rank(index, world_size, device, recipe.precision, pulse)
     finally:
         pulse.close()

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -70,7 +70,17 @@ class Pulse:
 class Watchdog:
     """A thread that looks at a pulse. Use as a context manager in the thread that trains."""
 
-    def __init__(self, pulse: Pulse, timeout: float, log: Path, attempt: AttemptLayout, index: int, *, ends: bool):
+    def __init__(
+        self,
+        pulse: Pulse,
+        timeout: float,
+        log: Path,
+        attempt: AttemptLayout,
+        index: int,
+        *,
+        ends: bool,
+        pass_on: Callable[[], None] = lambda: None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -80,9 +90,10 @@ class Watchdog:
             attempt: where the report goes.
             index: the rank.
             ends: whether to end the process; otherwise it only reports, once per hang.
+            pass_on: called with the report written, before the process is ended.
         """
         self._pulse, self._timeout, self._path, self._attempt = pulse, timeout, log, attempt
-        self._index, self._ends = index, ends
+        self._index, self._ends, self._pass_on = index, ends, pass_on
         self._done = threading.Event()
         self._watched = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -123,6 +134,7 @@ class Watchdog:
         hang = Hang(self._index, self._pulse.step, round(idle, 1), self._pulse.is_waiting, innermost(frame))
         write_json(self._attempt.hang(self._index), asdict(hang))
         if self._ends:
+            self._pass_on()
             os._exit(1)
         self._pulse.beat()
 

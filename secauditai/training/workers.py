@@ -23,15 +23,16 @@ from torch.distributed import DistError
 
 from secauditai.cluster import Cluster, cpu_share, work_labels
 from secauditai.errors import ClusterError
-from secauditai.mirror import mirror_of
 from secauditai.runs import Run
 from secauditai.training.attempt import (
     AttemptLayout,
     RankRecord,
+    StoppedByError,
     end_processes,
     kernel_memory_kills,
     read_ranks,
 )
+from secauditai.training.elsewhere import at_run, collect, relaying
 from secauditai.training.group import GroupConfig, GroupTrainer
 from secauditai.training.loop import train_rank
 from secauditai.training.losses import Kind, Loss, WorkersLost, find_hang, first_line
@@ -63,10 +64,6 @@ NODE_PATIENCE = 90.0
 """Seconds in which a node answers or is declared dead; Ray takes up to 30 to notice that one is gone."""
 
 
-class StoppedByError(Exception):
-    """The rank ended with a user's error, which is in `failure.json`: the group must end, or its peers wait forever."""
-
-
 def run_rank(config: dict[str, str]) -> None:
     """What Ray Train calls in every worker: one rank of the run that `config` names.
 
@@ -74,17 +71,17 @@ def run_rank(config: dict[str, str]) -> None:
         StoppedByError: when `failure.json` says why the run cannot go on.
     """
     context, group = ray.train.get_context(), ray.util.get_current_placement_group()
-    run_root = Path(config["run_root"])
-    if context.get_world_rank() == 0 and group is not None:
-        AttemptLayout(run_root / "attempt").reservation.write_text(group.id.hex(), encoding="ascii")
-    state = train_rank(
-        run_root,
-        context.get_world_rank(),
-        context.get_world_size(),
-        rule_in(config),
-        node=ray.get_runtime_context().get_node_id(),
-        preempted=preemption_noticed,
-    )
+    leads = context.get_world_rank() == 0
+    with at_run(config, group.id.hex() if leads and group is not None else None) as place:
+        state = train_rank(
+            place.root,
+            context.get_world_rank(),
+            context.get_world_size(),
+            rule_in(config),
+            node=ray.get_runtime_context().get_node_id(),
+            preempted=preemption_noticed,
+            pass_on=place.pass_on,
+        )
     if state is None:
         raise StoppedByError("see failure.json")
     ray.train.report({"global_step": state.global_step, "finished": int(state.finished)})
@@ -105,22 +102,25 @@ def fit_in_workers(run: Run, recipe: Recipe, cluster: Cluster, config: dict[str,
 
     Raises:
         WorkersLost: when ranks or the controller died; all ranks are gone by then.
-        ClusterError: when the cluster has no room for the workers, or they cannot exchange files.
+        ClusterError: when the cluster has no room for the workers, or the store is out of reach.
     """
     attempt, started, name = AttemptLayout(run.layout.attempt), time.time(), f"{run.root.name}-{uuid.uuid4().hex[:8]}"
-    storage = run.root / "ray"
+    storage, loss = run.root / "ray", None
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon the controller sees an end
-    check_nodes(run)
     try:
-        build_trainer(recipe, cluster, config, storage, name).fit()
+        with relaying(run, cluster, config) as told:
+            build_trainer(recipe, cluster, told, storage, name).fit()
     except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         if not attempt.failure.exists():
-            raise WorkersLost(understand(error, attempt)) from None
+            loss = understand(error, attempt)
     finally:
         end_ranks(attempt)
         free_reservation(attempt)
         shutil.rmtree(storage, ignore_errors=True)
+    collect(run)
+    if loss is not None:
+        raise WorkersLost(loss)
     return max(0.0, attempt.ready.stat().st_mtime - started) if attempt.ready.exists() else 0.0
 
 
@@ -139,22 +139,6 @@ def build_trainer(recipe: Recipe, cluster: Cluster, config: dict[str, str], stor
         scaling_config=scaling(recipe, cluster.cpus),
         run_config=RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(**retries)),
     )
-
-
-def check_nodes(run: Run) -> None:
-    """Refuse workers on other nodes when the workspace is remote: the ranks of a run exchange files.
-
-    Raises:
-        ClusterError: when there are other nodes.
-    """
-    mirror, mine = mirror_of(run.root), ray.get_runtime_context().get_node_id()
-    others = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU") and n["NodeID"] != mine]
-    if mirror is not None and others:
-        raise ClusterError(
-            "workers on several nodes cannot train in a workspace on an object store yet",
-            where=mirror.address,
-            hint="Name a directory that all nodes share, or train on one machine.",
-        )
 
 
 def scaling(recipe: Recipe, cluster_cpus: float) -> Any:

@@ -32,6 +32,10 @@ def test_storage_must_be_read_and_written_by_all() -> None:
     assert "what b wrote is not here" in judge.check_storage("/w", BOTH, ["a"]).message
     refused = replace(OTHER, workspace_error="cannot write to the workspace: Read-only file system")
     assert "Read-only" in judge.check_storage("/w", [GOOD, refused], ["a"]).message
+    assert "a directory that all nodes share" in str(found.hint)
+    remote = judge.check_storage("s3://bucket/w", [GOOD, blind], ["a"])
+    assert remote.message.startswith("not every node can use s3://bucket/w: b does not see what this machine wrote")
+    assert "AWS_ENDPOINT_URL" in str(remote.hint)
 
 
 def test_a_full_disk_and_little_memory_are_named() -> None:

@@ -4,6 +4,7 @@ Prints one JSON document as its last line.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -89,13 +90,14 @@ def hold(config: dict[str, str]) -> None:
 
 
 @contextmanager
-def joining(cluster: Any) -> Iterator[Callable[[], None]]:
+def joining(cluster: Any, **environment: str) -> Iterator[Callable[[], None]]:
     """What starts another node with one CPU, which ends with the context."""
     words = ["start", "--address", cluster.address, "--num-cpus", "1", "--block"]
     joined = list[subprocess.Popen[bytes]]()
 
     def join() -> None:
-        joined.append(subprocess.Popen([str(Path(sys.executable).with_name("ray")), *words], stdout=subprocess.DEVNULL))
+        ray, surroundings = Path(sys.executable).with_name("ray"), {**os.environ, **environment}
+        joined.append(subprocess.Popen([str(ray), *words], env=surroundings, stdout=subprocess.DEVNULL))
 
     try:
         yield join
@@ -105,17 +107,25 @@ def joining(cluster: Any) -> Iterator[Callable[[], None]]:
             process.wait(60)
 
 
-def raylet(data: Path, directory: Path) -> None:
-    """Two nodes with a worker each; the raylet of one is killed in the middle of an epoch, and another node comes."""
+def raylet(data: Path, workspace: Path, *firsts: Callable[[Any], str], **environment: str) -> None:
+    """Two nodes with a worker each; the raylet of one is killed in the middle of an epoch, and another node comes.
+
+    Args:
+        data: what is trained on.
+        workspace: where.
+        firsts: what is tried with the run before, and is reported with what is said.
+        environment: of the nodes that are not the driver's.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
     from secauditai.training.launch import launch
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
+    second = cluster.add_node(num_cpus=1, env_vars=environment)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    run, said = start(data, directory), list[str]()
+    run = start(data, workspace)
+    said = [first(run) for first in firsts]
     sabotage(Patch(), sys.modules[__name__], hold)  # type: ignore[arg-type]
 
     def kill_and_join() -> None:
@@ -125,13 +135,48 @@ def raylet(data: Path, directory: Path) -> None:
         (run.root / "node_died").touch()
         join()
 
-    with joining(cluster) as join:
+    with joining(cluster, **environment) as join:
         villain = at_steps(run, (40, kill_and_join))
         result = launch(run, notify=said.append)
         villain.join()
     report(run, result, said)
     ray.shutdown()
     cluster.shutdown()
+
+
+def lose_the_store(config: dict[str, str]) -> None:
+    """Let a node that is not the driver's look for the store where there is none."""
+    import os
+
+    import ray
+
+    from secauditai import mirror
+
+    if ray.get_runtime_context().get_node_id() != config["node"]:
+        os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:1"
+        mirror.OPENING_PATIENCE = 0.0
+
+
+def refused(run: Any) -> str:
+    """What is said when one node cannot reach the store."""
+    from secauditai.errors import RunError
+    from secauditai.training.launch import launch
+
+    sabotage(Patch(), sys.modules[__name__], lose_the_store)  # type: ignore[arg-type]
+    try:
+        launch(run)
+    except RunError as error:
+        return str(error)
+    raise AssertionError("it trains without the store")
+
+
+def remote(data: Path, directory: Path) -> None:
+    """The same in a workspace on an object store, of which each node has a mirror of its own."""
+    from secauditai.mirror import open_mirror
+
+    os.environ["XDG_CACHE_HOME"] = str(directory / "driver")
+    workspace = open_mirror(os.environ["REMOTE_WORKSPACE"])
+    raylet(data, workspace, refused, XDG_CACHE_HOME=str(directory / "other"))
 
 
 def wait_alone(_config: dict[str, str]) -> None:
@@ -230,5 +275,5 @@ def memory(data: Path, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    case = {"preemption": preemption, "raylet": raylet, "growth": growth, "memory": memory}[sys.argv[1]]
-    case(Path(sys.argv[2]), Path(sys.argv[3]))
+    cases = {"preemption": preemption, "raylet": raylet, "remote": remote, "growth": growth, "memory": memory}
+    cases[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

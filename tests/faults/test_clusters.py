@@ -1,36 +1,14 @@
 """Faults of nodes: one is taken away with notice, one has no memory left. Each case has its own Ray cluster."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fault_runs import NAME, same
+from fault_runs import NAME, run_case, same
 
 from secauditai.runs import Run, newest_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def run_case(case: str, data: Path, directory: Path) -> dict[str, Any]:
-    script = Path(__file__).with_name("clusters.py")
-    environment = {**os.environ, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
-    environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(
-        [sys.executable, str(script), case, str(data), str(directory)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 def test_a_node_that_goes_away_with_notice_is_left_with_a_checkpoint(data: Path, tmp_path: Path) -> None:

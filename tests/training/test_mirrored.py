@@ -1,5 +1,6 @@
 """A run of a remote workspace goes on, on a machine that has nothing, as if it had never stopped."""
 
+import json
 import shutil
 import signal
 import threading
@@ -16,10 +17,11 @@ from secauditai.errors import RunError
 from secauditai.mirror import mirror_of
 from secauditai.runs import Run, list_runs, read_metrics
 from secauditai.storage import open_storage
-from secauditai.training.checkpoint import list_checkpoints
+from secauditai.training.checkpoint import CheckpointLayout, list_checkpoints
 from secauditai.training.launch import launch
 from secauditai.training.lease import lease
-from secauditai.training.mirrored import fetch_run
+from secauditai.training.memory import Budget, read_budgets, write_budgets
+from secauditai.training.mirrored import fetch_made, fetch_plan, fetch_run, fetch_start, send_start
 from secauditai.training.recipe import read_recipe
 from secauditai.training.resume import resolve_resume
 
@@ -148,6 +150,72 @@ def test_only_one_machine_trains_a_run(machines: Machines, data: Path, monkeypat
     monkeypatch.setattr("secauditai.training.lease.SILENCE", 0.5)
     assert launch(there, in_process=True).finished
     assert not mirror.storage.exists(mirror.key(run.root / "lease.json"))
+
+
+def test_after_a_restart_the_rank_of_the_same_driver_is_waited_for(
+    machines: Machines, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secauditai.training.lease.BEAT", 0.2)
+    monkeypatch.setattr("secauditai.training.lease.SILENCE", 1.0)
+    run = begin(data, machines.open("one"))
+    mirror = mirror_of(run.root)
+    assert mirror is not None
+    key, silent = mirror.key(run.root / "lease.json"), threading.Event()
+
+    def die_away() -> None:
+        for beat in range(8):
+            mirror.storage.write_bytes(key, json.dumps({"machine": "b", "driver": "d", "beat": beat}).encode())
+            time.sleep(0.3)
+        silent.set()
+
+    dying = threading.Thread(target=die_away)
+    dying.start()
+    time.sleep(0.3)
+    with pytest.raises(RunError, match="another machine is training this run: b"), lease(mirror, run.layout, "e"):
+        pass
+    with lease(mirror, run.layout, "d"):
+        assert silent.is_set()
+    dying.join()
+
+
+def test_ranks_elsewhere_begin_where_the_leading_one_does(machines: Machines, data: Path) -> None:
+    run = begin(data, machines.open("one"))
+    write_budgets(run.layout.memory, [Budget(3, 8)])
+    send_start(run.layout, CheckpointLayout(run.layout.checkpoints / "checkpoint_4"))
+
+    (seen,) = list_runs(machines.open("two"))
+    shutil.copytree(run.layout.checkpoints / "checkpoint_2", seen.layout.checkpoints / "checkpoint_6")
+    for step in (2, 4):
+        fetch_plan(seen.layout)
+        fetch_start(seen.layout, step)
+        assert [checkpoint.step for checkpoint in list_checkpoints(seen.layout.checkpoints)][-1] == step
+    assert read_budgets(seen.layout.memory) == [Budget(3, 8)]
+    assert read_recipe(seen.layout.recipe).initial == str(seen.layout.initial)
+    assert not seen.layout.metrics.exists()
+
+    run.layout.memory.unlink()
+    send_start(run.layout, None)
+    fetch_start(seen.layout, -1)
+    assert read_budgets(seen.layout.memory) == []
+    assert list_checkpoints(seen.layout.checkpoints) == []
+
+
+def test_what_ranks_elsewhere_have_made_is_brought_and_what_goes_on_from_it_kept(
+    machines: Machines, data: Path, undisturbed: Run
+) -> None:
+    run = begin(data, machines.open("one"))
+    go_on(machines.open("two"))
+    machines.become("one")
+    fetch_made(run.layout)
+    assert weights(run) == weights(undisturbed)
+    mirror = mirror_of(run.root)
+    assert mirror is not None
+    before = run.layout.metrics.read_bytes()
+    mirror.storage.delete_tree(mirror.key(run.layout.checkpoints / "checkpoint_10"))
+    mirror.storage.write_bytes(mirror.key(run.layout.metrics), before[:-1].rpartition(b"\n")[0] + b"\n")
+    fetch_made(run.layout)
+    assert run.layout.metrics.read_bytes() == before
+    assert weights(run) == weights(undisturbed)
 
 
 def test_a_store_that_is_away_for_a_while_holds_up_no_step(

@@ -1,0 +1,119 @@
+"""Workers on several nodes that share no directory, in a workspace on an object store."""
+
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_runs import NAME, finetune_flags, run_case, run_of, same, wait_for_step, wait_until
+from machines import NO_SERVER, Machines
+from ray_head import Head, ray_head, read_state, worker_node
+from s3_server import S3Server, s3_server
+from tracking_server import Server
+
+from secauditai.runs import Run, list_runs
+from secauditai.storage import open_storage
+from secauditai.training.attempt import AttemptLayout, read_ranks
+from secauditai.training.mirrored import fetch_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as found:
+        found.create_bucket("models")
+        yield found
+
+
+@pytest.fixture
+def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def head(machines: Machines, server: S3Server, tmp_path: Path) -> Iterator[Head]:
+    """A head that computes nothing and two nodes with a CPU each, all with caches of their own."""
+    tracking = Server(tmp_path)
+    tracking.start()
+    common = {**server.environment, "MLFLOW_TRACKING_URI": tracking.uri}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    caches = [{"XDG_CACHE_HOME": str(tmp_path / name)} for name in ("a", "b")]
+    try:
+        with (
+            ray_head(tmp_path, cpus=0, **common, **token) as found,
+            worker_node(found, **caches[0]),
+            worker_node(found, **caches[1]),
+        ):
+            yield found
+    finally:
+        tracking.stop()
+
+
+def begin(head: Head, *words: object, cache: Path) -> subprocess.Popen[str]:
+    """Start a command on the head's machine, whose mirror of the workspace is in a cache."""
+    code = "from secauditai.cli.app import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words), "--address", head.gcs_address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**head.environment, "XDG_CACHE_HOME": str(cache)},
+    )
+
+
+def test_two_nodes_train_as_one_are_stopped_and_resumed_bit_for_bit(
+    data: Path, machines: Machines, head: Head, tmp_path: Path, undisturbed: Run
+) -> None:
+    here = machines.open("driver")
+    stopped = begin(head, *finetune_flags(data, machines.address), cache=tmp_path / "driver")
+    wait_until(lambda: stopped.poll() is not None or bool(list(here.glob("runs/*/*/metrics.jsonl"))), "training")
+    assert stopped.poll() is None, stopped.communicate()[0]
+    run = run_of(here)
+    wait_for_step(run, 10)
+    stopped.send_signal(signal.SIGTERM)
+    said, _ = stopped.communicate(timeout=300)
+    assert stopped.returncode == 0, said
+    assert "SIGTERM: training stops after this step" in said
+    assert (run.info.status, run.info.message) == ("stopped", "asked to stop before the end (SIGTERM)")
+    ranks = read_ranks(AttemptLayout(run.layout.attempt))
+    heads = {node["node_id"] for node in read_state(head, "nodes") if node["is_head_node"]}
+    assert [rank.index for rank in ranks] == [0, 1]
+    assert len({rank.node for rank in ranks} - heads) == 2
+    for index in (0, 1):
+        assert f"rank {index} of 2 on cpu" in (run.layout.logs / f"rank_{index}.log").read_text()
+
+    resume = ["train", "resume", "--model", NAME, "--workspace", machines.address]
+    resumed = begin(head, *resume, cache=tmp_path / "another")
+    said, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, said
+    (seen,) = list_runs(machines.open("reader"))
+    fetch_run(seen)
+    same(seen, undisturbed)
+    assert (seen.info.status, seen.info.model_version) == ("finished", 1)
+    stored = {
+        file.key.removeprefix(f"runs/{NAME}/{seen.root.name}/") for file in open_storage(machines.address).files()
+    }
+    assert {"logs/rank_0.log", "logs/rank_1.log", "bundle/secauditai.json", "run.json"} <= stored
+
+
+def test_a_node_that_dies_and_comes_back_costs_a_restart_and_not_a_bit(
+    data: Path, machines: Machines, server: S3Server, tmp_path: Path, undisturbed: Run
+) -> None:
+    where = {**server.environment, "MLFLOW_TRACKING_URI": NO_SERVER, "REMOTE_WORKSPACE": machines.address}
+    found = run_case("remote", data, tmp_path, **where)
+    assert (found["attempts"], found["finished"]) == (2, True)
+    refused = found["said"][0]
+    assert refused.startswith(f"{machines.address}/: on {socket.gethostname()}: the storage fails: ")
+    assert "AWS_ENDPOINT_URL" in refused
+    assert "\n" not in refused
+    assert [text for text in found["said"] if "restart 1 of 3 from step" in text]
+    (seen,) = list_runs(machines.open("reader"))
+    fetch_run(seen)
+    same(seen, undisturbed)
+    assert list((tmp_path / "other").rglob("rank_*.log"))
+    assert list((tmp_path / "driver").rglob("rank_0.log"))
