@@ -21,7 +21,6 @@ import ray.train
 import torch
 import torch.distributed as dist
 from filelock import FileLock
-from ray.train.torch import get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from secauditai.cluster import Cluster
@@ -119,7 +118,7 @@ def at_run(config: Mapping[str, str], reservation: str | None) -> Iterator[Place
     try:
         if away:
             home = make_mirror(config["workspace"]).root / config["key"]
-            away = not _is_shared(home, link)
+            away = not is_shared(home, link)
         bring(RunLayout(home), config["driver"], away=away)
     except SecAuditError as error:
         failure = {"message": f"on {socket.gethostname()}: {error.message}", "where": error.where, "hint": error.hint}
@@ -171,7 +170,7 @@ def _no_answer(error: Exception) -> ClusterError:
     return ClusterError(f"the driver's node does not answer: {first_line(error)}", hint="See `ray status`.")
 
 
-def _is_shared(root: Path, link: Link) -> bool:
+def is_shared(root: Path, link: Link) -> bool:
     """Whether the driver works in this very directory, because the nodes share their users' caches."""
     probe = root / "attempt" / f"probe_{uuid.uuid4().hex}"
     probe.parent.mkdir(parents=True, exist_ok=True)
@@ -194,8 +193,9 @@ def bring(layout: RunLayout, driver: str, *, away: bool) -> None:
         ClusterError: when the store refuses or stays out of reach.
         RunError: when there is no whole checkpoint, or another process trains the run here.
     """
-    context, device = ray.train.get_context(), get_device()
+    context = ray.train.get_context()
     leads, alone = context.get_world_rank() == 0, context.get_world_size() == 1
+    device = "cuda" if not alone and dist.get_backend() == dist.Backend.NCCL else "cpu"
     elsewhere = torch.tensor([int(away)], device=device)
     if not alone:
         dist.all_reduce(elsewhere)

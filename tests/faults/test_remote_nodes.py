@@ -42,23 +42,23 @@ def head(machines: Machines, server: S3Server, tmp_path: Path) -> Iterator[Head]
     tracking.start()
     common = {**server.environment, "MLFLOW_TRACKING_URI": tracking.uri}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    caches = [{"XDG_CACHE_HOME": str(tmp_path / name)} for name in ("a", "b")]
+    caches = [str(tmp_path / name) for name in ("head", "a", "b")]
     try:
         with (
-            ray_head(tmp_path, cpus=0, **common, **token) as found,
-            worker_node(found, **caches[0]),
-            worker_node(found, **caches[1]),
+            ray_head(tmp_path, cpus=0, XDG_CACHE_HOME=caches[0], **common, **token) as found,
+            worker_node(found, XDG_CACHE_HOME=caches[1]),
+            worker_node(found, XDG_CACHE_HOME=caches[2]),
         ):
             yield found
     finally:
         tracking.stop()
 
 
-def begin(head: Head, *words: object, cache: Path) -> subprocess.Popen[str]:
-    """Start a command on the head's machine, whose mirror of the workspace is in a cache."""
+def begin(head: Head, address: str, cache: Path, words: list[object]) -> subprocess.Popen[str]:
+    """Start a command on a machine whose mirror of the workspace is in a cache."""
     code = "from secauditai.cli.app import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words), "--address", head.gcs_address],
+        [sys.executable, "-c", code, *map(str, words), "--address", address],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,7 +70,7 @@ def test_two_nodes_train_as_one_are_stopped_and_resumed_bit_for_bit(
     data: Path, machines: Machines, head: Head, tmp_path: Path, undisturbed: Run
 ) -> None:
     here = machines.open("driver")
-    stopped = begin(head, *finetune_flags(data, machines.address), cache=tmp_path / "driver")
+    stopped = begin(head, head.gcs_address, tmp_path / "driver", finetune_flags(data, machines.address))
     wait_until(lambda: stopped.poll() is not None or bool(list(here.glob("runs/*/*/metrics.jsonl"))), "training")
     assert stopped.poll() is None, stopped.communicate()[0]
     run = run_of(here)
@@ -87,8 +87,8 @@ def test_two_nodes_train_as_one_are_stopped_and_resumed_bit_for_bit(
     for index in (0, 1):
         assert f"rank {index} of 2 on cpu" in (run.layout.logs / f"rank_{index}.log").read_text()
 
-    resume = ["train", "resume", "--model", NAME, "--workspace", machines.address]
-    resumed = begin(head, *resume, cache=tmp_path / "another")
+    resume: list[object] = ["train", "resume", "--model", NAME, "--workspace", machines.address]
+    resumed = begin(head, head.jobs_address, tmp_path / "user", resume)  # as a job, which the head drives
     said, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, said
     (seen,) = list_runs(machines.open("reader"))

@@ -15,7 +15,7 @@ from training_runs import history, new_run, weights, write_dataset
 
 from secauditai.errors import RunError
 from secauditai.mirror import mirror_of
-from secauditai.runs import Run, list_runs, read_metrics
+from secauditai.runs import Run, fetch_history, list_runs, read_metrics
 from secauditai.storage import open_storage
 from secauditai.training.checkpoint import CheckpointLayout, list_checkpoints
 from secauditai.training.launch import launch
@@ -216,6 +216,20 @@ def test_what_ranks_elsewhere_have_made_is_brought_and_what_goes_on_from_it_kept
     fetch_made(run.layout)
     assert run.layout.metrics.read_bytes() == before
     assert weights(run) == weights(undisturbed)
+
+
+def test_whoever_watches_leaves_the_files_of_a_driver_alone(machines: Machines, data: Path) -> None:
+    run = begin(data, machines.open("one"))
+    mirror = mirror_of(run.root)
+    assert mirror is not None
+    mine = run.layout.metrics.read_bytes()
+    mirror.storage.write_bytes(mirror.key(run.layout.metrics), b"others")
+    run.update(status="running")
+    fetch_history(run)
+    assert (run.layout.metrics.read_bytes(), run.info.status) == (mine, "running")
+    run.update(status="stopped")
+    fetch_history(run)
+    assert run.layout.metrics.read_bytes() == b"others"
 
 
 def test_a_store_that_is_away_for_a_while_holds_up_no_step(

@@ -11,6 +11,7 @@ from secauditai.errors import ClusterError, RunError
 from secauditai.runs import RunLayout
 from secauditai.training import relay
 from secauditai.training.attempt import AttemptLayout, read_ranks, record_rank
+from secauditai.training.elsewhere import is_shared
 from secauditai.training.relay import Courier, Piece, Relay
 from secauditai.training.stopping import StopCheck, StopRequest, read_stop, request_stop
 
@@ -164,8 +165,8 @@ def test_a_name_that_is_no_ranks_file_is_refused(home: RunLayout, name: str) -> 
     assert [path.name for path in home.root.rglob("*") if path.is_file()] == ["run.json"]
 
 
-def test_a_shared_directory_is_seen_by_its_probe(home: RunLayout) -> None:
-    probe = f"attempt/probe_{'0' * 32}"
-    assert not Relay(str(home.root)).sees(probe)
-    (home.root / probe).touch()
-    assert Relay(str(home.root)).sees(probe)
+def test_a_shared_directory_is_found_out(home: RunLayout, tmp_path: Path) -> None:
+    (tmp_path / "other_path").symlink_to(home.root)
+    assert is_shared(tmp_path / "other_path", Relay(str(home.root)))
+    assert not is_shared(tmp_path / "another", Relay(str(home.root)))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
