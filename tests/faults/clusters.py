@@ -174,6 +174,7 @@ def remote(data: Path, directory: Path) -> None:
     """The same in a workspace on an object store, of which each node has a mirror of its own."""
     from secauditai.mirror import open_mirror
 
+    os.environ["MLFLOW_TRACKING_URI"] = os.environ["REMOTE_TRACKING"]
     os.environ["XDG_CACHE_HOME"] = str(directory / "driver")
     workspace = open_mirror(os.environ["REMOTE_WORKSPACE"])
     raylet(data, workspace, refused, XDG_CACHE_HOME=str(directory / "other"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fault_runs import NAME, finetune_flags, run_case, run_of, same, wait_for_step, wait_until
-from machines import NO_SERVER, Machines
+from machines import Machines
 from ray_head import Head, ray_head, read_state, worker_node
 from s3_server import S3Server, s3_server
 from tracking_server import Server
@@ -30,28 +30,31 @@ def server() -> Iterator[S3Server]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = Server(tmp_path_factory.mktemp("tracking"))
+    found.start()
+    yield found
+    found.stop()
+
+
 @pytest.fixture
 def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
     return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def head(machines: Machines, server: S3Server, tmp_path: Path) -> Iterator[Head]:
+def head(server: S3Server, tracking: Server, tmp_path: Path) -> Iterator[Head]:
     """A head that computes nothing and two nodes with a CPU each, all with caches of their own."""
-    tracking = Server(tmp_path)
-    tracking.start()
     common = {**server.environment, "MLFLOW_TRACKING_URI": tracking.uri}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     caches = [str(tmp_path / name) for name in ("head", "a", "b")]
-    try:
-        with (
-            ray_head(tmp_path, cpus=0, XDG_CACHE_HOME=caches[0], **common, **token) as found,
-            worker_node(found, XDG_CACHE_HOME=caches[1]),
-            worker_node(found, XDG_CACHE_HOME=caches[2]),
-        ):
-            yield found
-    finally:
-        tracking.stop()
+    with (
+        ray_head(tmp_path, cpus=0, XDG_CACHE_HOME=caches[0], **common, **token) as found,
+        worker_node(found, XDG_CACHE_HOME=caches[1]),
+        worker_node(found, XDG_CACHE_HOME=caches[2]),
+    ):
+        yield found
 
 
 def begin(head: Head, address: str, cache: Path, words: list[object]) -> subprocess.Popen[str]:
@@ -102,9 +105,9 @@ def test_two_nodes_train_as_one_are_stopped_and_resumed_bit_for_bit(
 
 
 def test_a_node_that_dies_and_comes_back_costs_a_restart_and_not_a_bit(
-    data: Path, machines: Machines, server: S3Server, tmp_path: Path, undisturbed: Run
+    data: Path, machines: Machines, server: S3Server, tracking: Server, tmp_path: Path, undisturbed: Run
 ) -> None:
-    where = {**server.environment, "MLFLOW_TRACKING_URI": NO_SERVER, "REMOTE_WORKSPACE": machines.address}
+    where = {"REMOTE_WORKSPACE": machines.address, "REMOTE_TRACKING": tracking.uri, **server.environment}
     found = run_case("remote", data, tmp_path, **where)
     assert (found["attempts"], found["finished"]) == (2, True)
     refused = found["said"][0]
