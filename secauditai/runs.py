@@ -128,13 +128,6 @@ class RunInfo:
     summary: dict[str, Any] = field(default_factory=dict)
     """What a finished run printed: metrics, rates, seconds."""
 
-    def is_driven_here(self) -> bool:
-        """Whether a process of this machine drives it now, maybe with ranks elsewhere."""
-        import psutil
-
-        here = self.host == socket.gethostname() and self.pid is not None
-        return self.status == RUNNING and here and psutil.pid_exists(self.pid or 0)
-
     def process_is_gone(self) -> bool:
         """Whether its process was one of this machine and has ended."""
         import psutil
@@ -276,12 +269,11 @@ def goes_on_from_store(layout: RunLayout) -> bool:
 def fetch_history(run: Run) -> None:
     """Bring `run.json` and `metrics.jsonl` as they are now, when the workspace is remote and nobody trains here."""
     mirror, layout = mirror_of(run.root), run.layout
-    if mirror is None or run.info.is_driven_here():
+    if mirror is None or is_busy(run.root):  # whose command may be here with its ranks elsewhere
         return
     try:
         with FileLock(layout.lock, timeout=0):
-            if not is_busy(run.root):
-                mirror.fetch_file(layout.info)
+            mirror.fetch_file(layout.info)
             if not goes_on_from_store(layout):
                 mirror.fetch_file(layout.metrics)
     except Timeout:

@@ -160,7 +160,8 @@ def test_after_a_restart_the_rank_of_the_same_driver_is_waited_for(
     run = begin(data, machines.open("one"))
     mirror = mirror_of(run.root)
     assert mirror is not None
-    key, silent = mirror.key(run.root / "lease.json"), threading.Event()
+    mark, silent = run.root / "lease.json", threading.Event()
+    key = mirror.key(mark)
 
     def die_away() -> None:
         for beat in range(8):
@@ -171,9 +172,9 @@ def test_after_a_restart_the_rank_of_the_same_driver_is_waited_for(
     dying = threading.Thread(target=die_away)
     dying.start()
     time.sleep(0.3)
-    with pytest.raises(RunError, match="another machine is training this run: b"), lease(mirror, run.layout, "e"):
+    with pytest.raises(RunError, match="another machine is training this run: b"), lease(mirror, mark, driver="e"):
         pass
-    with lease(mirror, run.layout, "d"):
+    with lease(mirror, mark, driver="d"):
         assert silent.is_set()
     dying.join()
 
