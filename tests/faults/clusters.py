@@ -144,6 +144,25 @@ def raylet(data: Path, workspace: Path, *firsts: Callable[[Any], str], **environ
     cluster.shutdown()
 
 
+def lead_elsewhere(run: Any) -> str:
+    """Let the leading rank be on the node that is not the driver's, as long as that node lives."""
+    import ray
+
+    from secauditai.training import workers
+
+    mine, scaling = ray.get_runtime_context().get_node_id(), workers.scaling
+    (other,) = [node["NodeID"] for node in ray.nodes() if node["NodeID"] != mine]
+
+    def placed(recipe: Any, cpus: float) -> Any:
+        config = scaling(recipe, cpus)
+        if any(node["NodeID"] == other and node["Alive"] for node in ray.nodes()):
+            config.label_selector = [{"ray.io/node-id": node} for node in (other, mine)]
+        return config
+
+    Patch().setattr(workers, "scaling", placed)
+    return f"{other} leads"
+
+
 def lose_the_store(config: dict[str, str]) -> None:
     """Let a node that is not the driver's look for the store where there is none."""
     import os
@@ -171,13 +190,13 @@ def refused(run: Any) -> str:
 
 
 def remote(data: Path, directory: Path) -> None:
-    """The same in a workspace on an object store, of which each node has a mirror of its own."""
+    """The same in a workspace on an object store, of which each node has a mirror; the one that dies has led."""
     from secauditai.mirror import open_mirror
 
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["REMOTE_TRACKING"]
     os.environ["XDG_CACHE_HOME"] = str(directory / "driver")
     workspace = open_mirror(os.environ["REMOTE_WORKSPACE"])
-    raylet(data, workspace, refused, XDG_CACHE_HOME=str(directory / "other"))
+    raylet(data, workspace, lead_elsewhere, refused, XDG_CACHE_HOME=str(directory / "other"))
 
 
 def wait_alone(_config: dict[str, str]) -> None:

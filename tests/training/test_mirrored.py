@@ -17,6 +17,7 @@ from secauditai.errors import RunError
 from secauditai.mirror import mirror_of
 from secauditai.runs import Run, fetch_history, list_runs, read_metrics
 from secauditai.storage import open_storage
+from secauditai.training.attempt import held
 from secauditai.training.checkpoint import CheckpointLayout, list_checkpoints
 from secauditai.training.launch import launch
 from secauditai.training.lease import lease
@@ -225,10 +226,10 @@ def test_whoever_watches_leaves_the_files_of_a_driver_alone(machines: Machines, 
     assert mirror is not None
     mine = run.layout.metrics.read_bytes()
     mirror.storage.write_bytes(mirror.key(run.layout.metrics), b"others")
-    run.update(status="running")
-    fetch_history(run)
-    assert (run.layout.metrics.read_bytes(), run.info.status) == (mine, "running")
-    run.update(status="stopped")
+    with held(run.layout.driver_lock):
+        run.update(status="running")
+        fetch_history(run)
+        assert (run.layout.metrics.read_bytes(), run.info.status) == (mine, "running")
     fetch_history(run)
     assert run.layout.metrics.read_bytes() == b"others"
 
