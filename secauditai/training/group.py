@@ -3,6 +3,7 @@
 Ray Train's controller imports this module, in a process of its own, and waits for it: it imports as little as it can.
 """
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ class GroupTrainer(TorchTrainer):
 
 
 def prepare_worker(threads: int) -> None:
-    """Set up a worker from its main thread: its libraries' threads, of which Ray grants one, and its signals."""
+    """Set up a worker from its main thread: threads of its libraries, of which Ray grants one, collector, signals."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    gc.set_threshold(50_000, 20, 20)  # as the command line itself, before the large libraries are imported
     listen_in_worker()
