@@ -4,6 +4,7 @@ import unicodedata
 
 from secauditai.config.settings import CleaningSettings
 from secauditai.data.schema import Sample, SampleError
+from secauditai.data.syntax import detect_language, strip_comments
 
 MINIFIED_LINE = 5_000
 MINIFIED_SHARE = 0.5
@@ -37,8 +38,6 @@ def refine(sample: Sample, settings: CleaningSettings) -> Sample:
     Raises:
         SampleError: when it is too short, too long, or minified.
     """
-    from secauditai.data.syntax import detect_language, strip_comments
-
     if not sample.language:
         found = detect_language(sample.code)
         if found:

@@ -119,12 +119,12 @@ def parse_sample(raw: object) -> Sample:
     label = _choice(sample, "label", LABELS, default=None)
     severity = _choice(sample, "severity", SEVERITIES, default="none")
     return Sample(
-        id=_identifier(sample),
-        code=normalise_code(_code(sample)),
-        label=label,
-        severity=severity,
-        category=_category(sample),
-        metadata=_metadata(sample) if sample.keys() <= _KNOWN else {**_others(sample), **_metadata(sample)},
+        _identifier(sample),
+        normalise_code(_code(sample)),
+        label,
+        severity,
+        _category(sample),
+        _metadata(sample) if sample.keys() <= _KNOWN else {**_others(sample), **_metadata(sample)},
     )
 
 
@@ -185,9 +185,9 @@ def code_number(code: str) -> int:
 def row_digest(row: Mapping[str, str]) -> bytes:
     """Digest (16 bytes) of what a sample's row says, its group and cluster left out: these depend on other samples."""
     texts = [row[name] for name in DIGESTED]
-    whole = "\n".join(texts)
+    whole = "\n".join(texts).encode("utf-8")
     sizes = map(len, texts if whole.isascii() else [text.encode("utf-8") for text in texts])
-    return hashlib.sha256(f"{' '.join(map(str, sizes))}\n{whole}".encode()).digest()[:16]
+    return hashlib.sha256(" ".join(map(str, sizes)).encode("ascii") + b"\n" + whole).digest()[:16]
 
 
 def _identifier(raw: Mapping[Any, Any]) -> str:
@@ -219,7 +219,9 @@ def _check_text(code: str, encoded: bytes) -> None:
     if b"\x00" in encoded:
         raise SampleError("binary_code", "'code' contains NUL characters, so it is not source code")
     controls = len(encoded) - len(encoded.translate(None, NOT_IN_TEXT))
-    undecoded = 0 if code.isascii() else code.count("\ufffd")
+    if not controls and code.isascii():
+        return
+    undecoded = code.count("\ufffd")
     for count, limit, kind in (
         (controls, MAX_CONTROLS, "control characters"),
         (controls + undecoded, MAX_UNDECODED, "control characters or U+FFFD"),
@@ -262,7 +264,7 @@ def _metadata(raw: Mapping[Any, Any]) -> dict[str, Any]:
     value = raw.get("metadata")
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise SampleError("bad_metadata", f"'metadata' must be a mapping, not {_kind(value)}")
     return {
         key if type(key) is str else str(key): item if type(item) is str else _plain(item)

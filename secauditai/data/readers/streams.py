@@ -17,6 +17,8 @@ MAX_EXPANSION = 200
 """How many times its own size a compressed file may unpack to; source code stays below 20."""
 FREE_EXPANSION = 1 << 26
 """Bytes that any file may unpack to."""
+READ_AHEAD = 1 << 18
+"""Bytes that a file is asked for at a time; libyaml itself asks for 16 KiB."""
 
 
 def inner_suffix(path: PurePath) -> str:
@@ -40,7 +42,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         DataError: while reading, when it is damaged or unpacks to far more than its size.
     """
     if not is_compressed(path):
-        with path.open("rb") as file:
+        with path.open("rb", READ_AHEAD) as file:
             yield file
         return
     with pa.input_stream(str(path), compression=COMPRESSIONS[path.suffix.lower()]) as packed:
