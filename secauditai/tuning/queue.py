@@ -98,7 +98,8 @@ class TrialQueue:
         """Write down what a trial reported."""
         trial = self.ledger.trial(trial_id)
         home = self.ledger.path
-        seeds = tuple(TrialRun(**{**run, "run_dir": located(run["run_dir"], home)}) for run in outcome.seeds)
+        trained = [TrialRun(**{**run, "run_dir": located(run["run_dir"], home)}) for run in outcome.seeds]
+        seeds = tuple({run.seed: run for run in (*trial.seeds, *trained)}.values())  # cut off, it trains fewer again
         trial = replace(
             trial,
             status=outcome.status,

@@ -113,3 +113,18 @@ def test_a_time_budget_stops_what_runs_and_starts_nothing(tmp_path: Path) -> Non
     assert queue.ledger.best is not None  # what there is counts
     (resumed,) = [t for t in read_ledger(tmp_path / "ledger.json").trials if t.status == INTERRUPTED]
     assert a_queue(tmp_path).next() == Trial(**{**vars(resumed), "status": "running"})
+
+
+def test_a_trial_cut_off_before_it_went_on_keeps_what_it_had(tmp_path: Path) -> None:
+    queue = a_queue(tmp_path, deadline=time.monotonic() - 1)
+    assert queue.next() is not None
+    queue.look()
+    queue.note_outcome("0000", outcome(0.5, 0.3, status=INTERRUPTED))
+    before = queue.ledger.trials[0]
+    again = a_queue(tmp_path, deadline=time.monotonic() - 1)
+    assert again.next() is not None
+    again.look()
+    again.note_outcome("0000", TrialOutcome(INTERRUPTED, 0.0, []))
+    assert again.ledger.trials[0] == before
+    assert before.value == 0.4
+    assert again.ledger.best == before
