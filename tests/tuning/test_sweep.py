@@ -6,7 +6,7 @@ import pytest
 from conftest import Cli
 from training_runs import write_dataset
 
-from secauditai.runs import list_runs, open_run
+from secauditai.runs import list_runs
 from secauditai.tracking.store import open_store
 
 pytestmark = pytest.mark.slow
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 FLAGS = ("--num-samples", 3, "--trial-scheduler", "asha", "--reduction-factor", 2, "--sampler", "tpe")
 
 
-def configure(cli: Cli, *more: object) -> None:
+def configure(cli: Cli) -> None:
     assert cli("train", "config", "create", "--name", "c", "--type", "transformer").code == 0
-    settings = ("max_length", 64, "vocab_size", 320, "max_steps", 6, "eval_interval", 2, "batch_size", 8, *more)
+    settings = ("max_length", 64, "vocab_size", 320, "max_steps", 6, "eval_interval", 2, "batch_size", 8)
     assert cli("train", "config", "set", "c", "learning_rate", "{loguniform: [1.0e-4, 1.0e-3]}", *settings).code == 0
 
 
@@ -93,20 +93,3 @@ def test_what_makes_no_sense_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert cli("train", "tune", "--config", "c", "--time-budget", "soon").code == 2
     single = cli("train", "start", "--config", "c", "--data", data)
     assert "Only `secauditai train tune` runs it" in single.err
-
-
-@pytest.mark.ray
-def test_a_trial_may_have_workers_of_its_own(cli: Cli, tmp_path: Path, ray_cluster: str) -> None:
-    from ray.util import placement_group_table
-
-    data = write_dataset(tmp_path)
-    configure(cli, "num_workers", 2, "threads", 1)
-    command = ("train", "tune", "--config", "c", "--data", data, "--num-samples", 2, "--trial-scheduler", "asha")
-    done = cli(*command, "--reduction-factor", 16, "--json")
-    assert done.code == 0, done.err
-    sweep = json.loads(done.out)
-    assert sweep["max_concurrent"] == 1
-    assert sorted(trial["status"] for trial in sweep["trials"]) in (["finished", "stopped"], ["finished", "finished"])
-    for trial in sweep["trials"]:
-        assert len(list(open_run(Path(trial["run_dir"])).layout.logs.glob("rank_*.log"))) == 2
-    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}

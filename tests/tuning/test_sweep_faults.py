@@ -4,16 +4,18 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from conftest import Cli
 from training_runs import SMALL, history, new_run, weights, write_dataset
 
 from secauditai.config.files import NamedConfigs, parse_layer
@@ -81,14 +83,23 @@ def wait_for(found: Callable[[], Any], what: str) -> Any:
     raise AssertionError(f"waited in vain for {what}")
 
 
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Have another thread do something."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
 def only_ledger(workspace: Path) -> Ledger:
     (path,) = (workspace / "sweeps").glob("*/*/ledger.json")
     return read_ledger(path)
 
 
-def run_at(workspace: Path, step: int, *, not_in: tuple[str, ...] = ()) -> Run | None:
+def run_at(workspace: Path, step: int, *, name: str = "c", not_in: tuple[str, ...] = ()) -> Run | None:
     """A run that trains and has come so far."""
-    for run in list_runs(workspace, "c"):
+    for run in list_runs(workspace, name):
         steps = [record["step"] for record in read_metrics(run.layout.metrics)]
         if steps and step <= steps[-1] < STEPS and run.root.name not in not_in:
             return run
@@ -102,7 +113,7 @@ def pid_of(run: Run, rank: int = 0) -> int:
 
 def test_a_killed_trial_is_tried_again_and_a_killed_driver_resumed(data: Path, tmp_path: Path) -> None:
     configure(tmp_path, data)
-    driver = tune(tmp_path, "--config", "c", "--num-samples", 4)
+    driver = tune(tmp_path, "--config", "c", "--num-samples", 3)
     victim = wait_for(lambda: run_at(tmp_path, 15), "a trial at work")
     psutil.Process(pid_of(victim)).kill()
     wait_for(lambda: any(trial.deaths for trial in only_ledger(tmp_path).trials), "the death in the ledger")
@@ -113,8 +124,8 @@ def test_a_killed_trial_is_tried_again_and_a_killed_driver_resumed(data: Path, t
 
     sweep = finished_without_a_trace(tune(tmp_path, "--resume"))
     assert sweep["sweep_id"] == before.sweep_id
-    assert [trial["status"] for trial in sweep["trials"]] == ["finished"] * 4
-    assert len({trial["run_dir"] for trial in sweep["trials"]}) == len(list_runs(tmp_path, "c")) == 4
+    assert [trial["status"] for trial in sweep["trials"]] == ["finished"] * 3
+    assert len({trial["run_dir"] for trial in sweep["trials"]}) == len(list_runs(tmp_path, "c")) == 3
     killed = next(trial for trial in sweep["trials"] if trial["run_dir"] == str(victim.root))
     assert killed["deaths"] == 1
     for trial in before.trials:  # what had ended stays as it was
@@ -130,93 +141,99 @@ def test_a_killed_trial_is_tried_again_and_a_killed_driver_resumed(data: Path, t
         assert history(run) == history(calm)
 
 
-def test_an_interrupt_stops_cleanly_and_a_budget_ends_with_what_there_is(data: Path, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_an_interrupt_stops_cleanly_and_a_budget_ends_with_what_there_is(
+    cli: Cli, data: Path, tmp_path: Path, ray_cluster: str
+) -> None:
     configure(tmp_path, data, max_steps=2000)
-    driver = tune(tmp_path, "--config", "c", "--num-samples", 2)
-    wait_for(lambda: [run for run in list_runs(tmp_path, "c") if read_metrics(run.layout.metrics)], "a trial at work")
-    driver.terminate()
-    _, err = driver.communicate(timeout=300)
-    assert driver.returncode == 130, err
-    assert "goes on" in err
-    assert "Traceback" not in err
+    there = ("--workspace", tmp_path, "--json")
+
+    def interrupt() -> None:
+        wait_for(lambda: [r for r in list_runs(tmp_path, "c") if read_metrics(r.layout.metrics)], "a trial at work")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with meanwhile(interrupt):
+        stopped = cli("train", "tune", "--config", "c", "--num-samples", 2, *there)
+    assert stopped.code == 130, stopped.err
+    assert "goes on" in stopped.err
+    assert "Traceback" not in stopped.err
     ledger = only_ledger(tmp_path)
     assert ledger.status == "interrupted"
     assert {trial.status for trial in ledger.trials} == {"interrupted"}
     assert ledger.version is None
 
-    sweep = finished(tune(tmp_path, "--resume", ledger.sweep_id, "--time-budget", "1s"))
+    ended = cli("train", "tune", "--resume", ledger.sweep_id, "--time-budget", "1s", *there)
+    assert ended.code == 0, ended.err
+    sweep = json.loads(ended.out)
     assert sweep["status"] == "interrupted"
     assert sweep["best"]["version"] == 1
     assert Path(sweep["summary"]).exists()
     assert {trial["status"] for trial in sweep["trials"]} == {"interrupted"}
+    assert_nothing_is_left()
 
 
 @pytest.mark.ray
-def test_a_trial_that_is_asked_to_end_goes_on_when_the_sweep_does(data: Path, tmp_path: Path, ray_cluster: str) -> None:
+def test_sweeps_in_a_row_leave_nothing_whatever_befalls_their_trials(
+    data: Path, tmp_path: Path, ray_cluster: str
+) -> None:
+    sweeps = (a_trial_is_asked_to_end, a_worker_is_killed, trials_are_stopped_early)
+    for number in range(IN_A_ROW):
+        sweeps[number % len(sweeps)](data, tmp_path, f"sweep{number}")
+        assert_nothing_is_left()
+
+
+def sweep_here(data: Path, workspace: Path, name: str, samples: int, *, asha: bool = False, **settings: Any) -> Any:
+    """A sweep of this process, on the session's cluster."""
     from secauditai.tuning.planning import SweepRequest
     from secauditai.tuning.sweep import run_sweep
 
-    configure(tmp_path, data)
+    layer = parse_layer({**SMALL, **SETTINGS, **SPACE, "data": str(data), **settings})
+    early = {"scheduler": "asha", "reduction_factor": 16} if asha else {}
+    return run_sweep(SweepRequest(name, layer, workspace, num_samples=samples, **early), notify=lambda _text: None)
+
+
+def a_trial_is_asked_to_end(data: Path, workspace: Path, name: str) -> None:
+    """It goes on, since the sweep does."""
     asked: list[Run] = []
 
     def ask() -> None:
-        run = wait_for(lambda: run_at(tmp_path, 15), "a trial at work")
-        psutil.Process(pid_of(run)).terminate()
-        asked.append(run)
+        asked.append(wait_for(lambda: run_at(workspace, 15, name=name), "a trial at work"))
+        psutil.Process(pid_of(asked[0])).terminate()
 
-    asker = threading.Thread(target=ask, daemon=True)
-    asker.start()
-    layer = NamedConfigs(tmp_path).read("c")
-    result = run_sweep(SweepRequest("c", layer, tmp_path, num_samples=1), notify=lambda _text: None)
-    asker.join()
-    (trial,) = result.ledger.trials
+    with meanwhile(ask):
+        ledger = sweep_here(data, workspace, name, 1).ledger
+    (trial,) = ledger.trials
     assert (trial.status, trial.deaths, trial.run_dir) == ("finished", 1, str(asked[0].root))
-    assert result.ledger.status == "finished"
-    calm = new_run(data, tmp_path / "calm", kind="start", **SETTINGS, **trial.settings, seed=13, keep_checkpoints=1)
+    assert ledger.status == "finished"
+    calm = new_run(data, workspace / "calm", kind="start", **SETTINGS, **trial.settings, seed=13, keep_checkpoints=1)
     launch(calm)
     assert weights(asked[0]) == weights(calm)
-    assert_nothing_is_left()
 
 
-@pytest.mark.ray
-def test_a_killed_worker_of_a_trial_costs_a_restart(data: Path, tmp_path: Path, ray_cluster: str) -> None:
-    from secauditai.tuning.planning import SweepRequest
-    from secauditai.tuning.sweep import run_sweep
-
-    configure(tmp_path, data, num_workers=2)
+def a_worker_is_killed(data: Path, workspace: Path, name: str) -> None:
+    """Its trial, which has two, is restarted; ASHA judges it and the next."""
     killed: list[Run] = []
 
     def kill() -> None:
-        run = wait_for(lambda: run_at(tmp_path, 25), "a trial at work")
-        psutil.Process(pid_of(run, rank=1)).kill()
-        killed.append(run)
+        killed.append(wait_for(lambda: run_at(workspace, 25, name=name), "a trial at work"))
+        psutil.Process(pid_of(killed[0], rank=1)).kill()
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    layer = NamedConfigs(tmp_path).read("c")
-    result = run_sweep(SweepRequest("c", layer, tmp_path, num_samples=1), notify=lambda _text: None)
-    killer.join()
-    assert [trial.status for trial in result.ledger.trials] == ["finished"]
-    assert result.ledger.trials[0].run_dir == str(killed[0].root)
-    log = (open_run(killed[0].root).layout.logs / "rank_1.log").read_text(encoding="utf-8")
-    assert len(re.findall(r"pid \d+", log)) == 2
-    assert_nothing_is_left()
+    with meanwhile(kill):
+        result = sweep_here(data, workspace, name, 2, asha=True, num_workers=2)
+    assert result.max_concurrent == 1
+    first, second = result.ledger.trials
+    assert (first.status, first.deaths, first.run_dir) == ("finished", 0, str(killed[0].root))
+    assert second.status in ("finished", "stopped")
+    for trial, starts in ((first, 2), (second, 1)):
+        for rank in (0, 1):
+            log = open_run(Path(trial.run_dir)).layout.logs / f"rank_{rank}.log"
+            assert len(re.findall(r"pid \d+", log.read_text(encoding="utf-8"))) == starts
 
 
-@pytest.mark.ray
-def test_sweeps_in_a_row_leave_nothing(data: Path, tmp_path: Path, ray_cluster: str) -> None:
-    from secauditai.tuning.planning import SweepRequest
-    from secauditai.tuning.sweep import run_sweep
-
-    for number in range(IN_A_ROW):
-        workers = 2 if number % 3 == 2 else 1
-        short = {"max_steps": 4, "eval_interval": 2, "num_workers": workers, "threads": 1, "data": str(data)}
-        layer = parse_layer({**SMALL, **short, **SPACE})
-        few = 1 if workers == 2 and not SOAK else 2  # `test_sweep` has ASHA over trials of two workers
-        request = SweepRequest("c", layer, tmp_path, num_samples=few, scheduler="asha", reduction_factor=16)
-        result = run_sweep(request, notify=lambda _text: None)
-        assert {trial.status for trial in result.ledger.trials} <= {"finished", "stopped"}
-        assert_nothing_is_left()
+def trials_are_stopped_early(data: Path, workspace: Path, name: str) -> None:
+    """Nothing else befalls them."""
+    ledger = sweep_here(data, workspace, name, 2, asha=True, max_steps=4, eval_interval=2).ledger
+    assert {trial.status for trial in ledger.trials} <= {"finished", "stopped"}
 
 
 def assert_nothing_is_left() -> None:
