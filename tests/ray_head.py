@@ -45,12 +45,9 @@ def ray_head(directory: Path, *, cpus: int = 2, **more: str) -> Iterator[Head]:
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PROJECT), **more}
     scratch = tempfile.mkdtemp(prefix="ray_head_")  # short: Ray puts sockets below it
     port, dashboard = free_port(), free_port()
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port", str(port)]
-    for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
-        command += [option, str(free_port())]  # the session's own cluster has the usual ones
+    command = ["ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", str(cpus), "--temp-dir", scratch]
     command += ["--dashboard-port", str(dashboard), "--dashboard-host", "127.0.0.1"]
-    command += ["--temp-dir", scratch, "--num-cpus", str(cpus)]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = _start(command, environment)
     try:
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_jobs(address, environment)
@@ -111,24 +108,29 @@ def worker_node(head: Head, *, cpus: int = 1, hidden: Path | None = None, **more
         hidden: a directory in whose place this node alone sees a small empty disk; needs root.
         more: its own environment variables.
     """
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--address", head.gcs_address]
-    for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
-        command += [option, str(free_port())]
     # Nodes of one session directory would unpack a job's code into one place, and remove it there, each for itself.
     scratch = tempfile.mkdtemp(prefix="ray_node_")
-    command += ["--num-cpus", str(cpus), "--temp-dir", scratch]
-    if hidden is not None:
-        hide = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
-        command = ["unshare", "--mount", "sh", "-c", hide, str(hidden), *command]
-    environment = {**head.environment, **more}
+    command = ["ray", "start", "--block", "--address", head.gcs_address, "--num-cpus", str(cpus), "--temp-dir", scratch]
     before = max(1, _alive_nodes(head))  # the head may not be listed yet
-    node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    node = _start(command, {**head.environment, **more}, hidden)
     try:
         give_up = time.monotonic() + 120
         while _alive_nodes(head) <= before:
             assert time.monotonic() < give_up, "the node does not join"
+            if node.poll() is not None:  # a port was taken meanwhile
+                node = _start(command, {**head.environment, **more}, hidden)
             time.sleep(0.3)
         yield node.pid
     finally:
         end(node)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(command: list[str], environment: dict[str, str], hidden: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a node with ports of its own: the session's own cluster has the usual ones."""
+    for option in ("--dashboard-agent-listen-port", "--dashboard-agent-grpc-port", "--metrics-export-port"):
+        command = [*command, option, str(free_port())]
+    if hidden is not None:
+        hide = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+        command = ["unshare", "--mount", "sh", "-c", hide, str(hidden), *command]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
