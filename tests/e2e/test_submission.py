@@ -17,10 +17,15 @@ from fault_runs import run_of, wait_for_step, wait_until
 from ray_head import Head, ray_head, read_state, worker_node
 from tracking_server import Server
 
-from secauditai.config.files import NamedConfigs, parse_layer
+from secauditai.config.files import NamedConfigs, parse_layer, resolve_config
+from secauditai.data.dataset import open_dataset
+from secauditai.data.split import SplitPlan, split_dataset
 from secauditai.runs import Run, list_runs, newest_run, read_metrics
 from secauditai.training.attempt import AttemptLayout, read_ranks
 from secauditai.training.checkpoint import list_checkpoints
+from secauditai.training.launch import launch
+from secauditai.training.preparation import plan_training, prepare_run
+from secauditai.training.request import TrainRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 SWEPT = {
@@ -32,9 +37,23 @@ SWEPT = {
     "threads": 1,
     "learning_rate": {"loguniform": [1e-4, 1e-2]},
 }
-SETTINGS = "--max-length 64 --vocab-size 320 --batch-size 8 --max-steps 6 --num-workers 2 --threads 1 --precision fp32"
+SETTINGS = {
+    "max_length": 64,
+    "vocab_size": 320,
+    "batch_size": 8,
+    "max_steps": 6,
+    "num_workers": 2,
+    "threads": 1,
+    "precision": "fp32",
+}
 TOKEN = secrets.token_hex(32)
 """What the cluster asks of everybody."""
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as words of a command line."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
 
 MAIN = "from secauditai.cli.app import main; main()"
 
@@ -75,7 +94,7 @@ def run(head: Head, tmp_path: Path) -> Command:
     return run
 
 
-def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tmp_path: Path) -> None:
+def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tmp_path: Path, ray_cluster: str) -> None:
     (tmp_path / "elsewhere" / "raw.yaml").write_text(yaml.safe_dump({"samples": make_samples(20)}))
     shared = ["--workspace", str(tmp_path / "shared"), "--json"]
     there = ["--address", head.jobs_address]
@@ -84,11 +103,9 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
     assert code == 0, told
     assert prepared["kept"] == 40
     assert prepared["output"] == str(tmp_path / "elsewhere" / "data")
-    code, split, told = run("train", "split", "--dataset", "data", *there, "--json")
-    assert code == 0, told
-    assert split["train"] + split["val"] + split["test"] == 40
+    data = split_dataset(open_dataset(tmp_path / "elsewhere" / "data"), SplitPlan(seed=1)).dataset
 
-    code, trained, told = run("train", "finetune", "--data", "data", *SETTINGS.split(), *there, *shared)
+    code, trained, told = run("train", "finetune", "--data", "data", *flags(SETTINGS), *there, *shared)
     assert code == 0, told
     assert trained["version"] == 1
     assert "Staging" in told or "Job finetune-" in told
@@ -96,19 +113,19 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
     gate = ["--min", "f1=1.1"]
     code, evaluated, told = run("train", "evaluate", "--model", "trained_model", *gate, *there, *shared)
     assert code == 3, told
-    assert evaluated["n"] == split["test"]
+    assert evaluated["n"] == data.table("test").num_rows
     code, _, told = run("train", "export", "--model", "trained_model", "--output", "m.onnx", *there, *shared)
     assert code == 0, told
     assert (tmp_path / "elsewhere" / "m.onnx").stat().st_size > 10_000
 
     _, listed, _ = run("jobs", "list", *there, "--json")
-    assert [job["exit_code"] for job in listed["jobs"]] == [0, 0, 0, 3, 0]
+    assert [job["exit_code"] for job in listed["jobs"]] == [0, 0, 3, 0]
     assert TOKEN not in json.dumps(listed)
 
-    local = tmp_path / "local"
-    code, _, told = run("train", "finetune", "--data", "data", *SETTINGS.split(), "--workspace", str(local), "--json")
-    assert code == 0, told
-    runs = [newest_run(workspace, "trained_model") for workspace in (tmp_path / "shared", local)]
+    config = resolve_config({**SETTINGS, "data": str(tmp_path / "elsewhere" / "data")})
+    local = prepare_run(plan_training(TrainRequest("finetune", "trained_model", config, tmp_path / "local")))
+    launch(local)
+    runs = [newest_run(tmp_path / "shared", "trained_model"), local]
     newest = [list_checkpoints(run.layout.checkpoints)[-1] for run in runs]
     assert newest[0].weights.read_bytes() == newest[1].weights.read_bytes()
     there, here = ([rank.node for rank in read_ranks(AttemptLayout(run.layout.attempt))] for run in runs)
@@ -120,8 +137,8 @@ def test_from_raw_data_to_an_onnx_file_on_two_nodes(head: Head, run: Command, tm
 
 def test_a_stopped_job_has_written_a_checkpoint(head: Head, run: Command, tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "raw.yaml").write_text(yaml.safe_dump({"samples": make_samples(20)}))
-    shared, endless = tmp_path / "shared", SETTINGS.replace("--max-steps 6", "--max-steps 100000 --log-interval 1")
-    words = ["train", "finetune", "--data", "raw.yaml", *endless.split(), "--workspace", str(shared)]
+    shared, endless = tmp_path / "shared", flags({**SETTINGS, "max_steps": 100_000, "log_interval": 1})
+    words = ["train", "finetune", "--data", "raw.yaml", *endless, "--workspace", str(shared)]
     where = ["--address", head.jobs_address]
     with subprocess.Popen(
         [sys.executable, "-c", MAIN, *words, *where],
