@@ -15,14 +15,12 @@ from conftest import Cli
 from machines import Machines, tracked_store
 from ray_head import ray_head, worker_node
 from s3_server import SECRET, S3Server, all_bytes
-from training_runs import SMALL, history, new_run, weights, write_dataset
+from training_runs import SMALL, write_dataset
 
 import secauditai.cross_validation as cross_validation
 from secauditai.config.files import NamedConfigs, parse_layer
 from secauditai.runs import Run, list_runs, read_metrics
 from secauditai.storage import open_storage
-from secauditai.training.launch import launch
-from secauditai.training.mirrored import fetch_run
 
 pytestmark = pytest.mark.slow
 FOLDS = "train finetune --data samples.yaml --folds 2 --max-length 64 --vocab-size 320 --batch-size 8 --epochs 1"
@@ -62,8 +60,6 @@ def test_a_cross_validation_goes_on_on_another_machine(
     command = (*FOLDS.split(), "--precision", "fp32", "--threads", 1)
     there = ("--workspace", machines.address)
     samples_yaml(20)
-    here = json.loads(cli(*command, "--json").out)
-
     real, trained = cross_validation.train, []
 
     def train(*plan: object, **options: object) -> object:
@@ -87,9 +83,8 @@ def test_a_cross_validation_goes_on_on_another_machine(
     assert trained == [1]
     assert document["folds"][0]["run_id"] == first.root.name
     assert document["folds"][0]["run_dir"] == f"{machines.address}/runs/trained_model/{first.root.name}"
-    for result in ("metrics", "baselines", "above_baseline", "pooled", "best_fold"):
-        assert document[result] == here[result], result
-    assert list(document["versions"]) == [str(here["best_fold"])]
+    assert document["pooled"]["n"] == 40
+    assert list(document["versions"]) == [str(document["best_fold"])]
 
     machines.become("three")
     samples_yaml(20)
@@ -163,13 +158,5 @@ def test_a_sweep_goes_on_with_driver_and_trials_on_other_machines(cli: Cli, mach
     assert (again["trials"], again["best"]) == (sweep["trials"], sweep["best"])
     assert storage.read_bytes(ledger.replace("ledger.json", "summary.html")).count(b"<tr") == 4
     assert json.loads(cli("train", "monitor", "--model", "c", "--once", *there, "--json").out)["version"] == 1
-    run = run_of_trial(workspace, "0001")
-    assert run is not None
-    fetch_run(run)
-    more = {"learning_rate": RATES[1], "seed": 13, "keep_checkpoints": 1}
-    calm = new_run(write_dataset(tmp_path), tmp_path / "calm", kind="start", **SETTINGS | more)
-    launch(calm)
-    assert weights(run) == weights(calm)
-    assert history(run) == history(calm)
     assert len(list_runs(workspace, "c")) == 3
     assert_no_secret_is_kept(machines, tmp_path, stopped, out, said)
