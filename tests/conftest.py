@@ -5,16 +5,24 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from machines import Machines
+    from s3_server import S3Server
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Two tests at a time share the cores: a thread that waits for others must not spin meanwhile.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# Tests start this package many times over: it is compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("SECAUDITAI_WORKSPACE", None)
 
@@ -145,3 +153,22 @@ def ray_cluster() -> Iterator[str]:
     ensure_ray()
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def server() -> "Iterator[S3Server]":
+    """One S3-compatible server for the whole session, with a bucket `models`."""
+    from s3_server import s3_server
+
+    with s3_server() as found:
+        found.create_bucket("models")
+        yield found
+
+
+@pytest.fixture
+def machines(server: "S3Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Machines":
+    """Machines that share a remote workspace of the test's own; MLflow is not to be reached from them."""
+    from machines import NO_SERVER, Machines
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
+    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)

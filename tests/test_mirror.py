@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Cli
 from filelock import FileLock
 from machines import Machines
-from s3_server import SECRET, S3Server, s3_server
+from s3_server import SECRET, s3_server
 
 from secauditai.config.files import NamedConfigs
 from secauditai.errors import ClusterError
@@ -29,18 +28,6 @@ from secauditai.runs import create_run, fetch_history, list_runs, open_run
 from secauditai.storage import open_storage
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as found:
-        found.create_bucket("models")
-        yield found
-
-
-@pytest.fixture
-def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 def write_tree(root: Path, **files: str) -> Path:
@@ -197,8 +184,9 @@ def test_other_schemes_are_refused(cli: Cli) -> None:
     assert "gs://bucket/x is no workspace" in told.err
 
 
-def test_without_an_mlflow_server_nothing_starts(cli: Cli, machines: Machines) -> None:
+def test_without_an_mlflow_server_nothing_starts(cli: Cli, machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     machines.become("one")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     told = cli("train", "finetune", "--data", "security_dataset", "--workspace", machines.address)
     assert told.code == 1
     assert told.err.splitlines()[-1].startswith("Error: MLFLOW_TRACKING_URI: a workspace on an object store needs")

@@ -163,32 +163,6 @@ def lead_elsewhere(run: Any) -> str:
     return f"{other} leads"
 
 
-def lose_the_store(config: dict[str, str]) -> None:
-    """Let a node that is not the driver's look for the store where there is none."""
-    import os
-
-    import ray
-
-    from secauditai import mirror
-
-    if ray.get_runtime_context().get_node_id() != config["node"]:
-        os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:1"
-        mirror.OPENING_PATIENCE = 0.0
-
-
-def refused(run: Any) -> str:
-    """What is said when one node cannot reach the store."""
-    from secauditai.errors import RunError
-    from secauditai.training.launch import launch
-
-    sabotage(Patch(), sys.modules[__name__], lose_the_store)  # type: ignore[arg-type]
-    try:
-        launch(run)
-    except RunError as error:
-        return str(error)
-    raise AssertionError("it trains without the store")
-
-
 def remote(data: Path, directory: Path) -> None:
     """The same in a workspace on an object store, of which each node has a mirror; the one that dies has led."""
     from secauditai.mirror import open_mirror
@@ -196,7 +170,7 @@ def remote(data: Path, directory: Path) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["REMOTE_TRACKING"]
     os.environ["XDG_CACHE_HOME"] = str(directory / "driver")
     workspace = open_mirror(os.environ["REMOTE_WORKSPACE"])
-    raylet(data, workspace, lead_elsewhere, refused, XDG_CACHE_HOME=str(directory / "other"))
+    raylet(data, workspace, lead_elsewhere, XDG_CACHE_HOME=str(directory / "other"))
 
 
 def wait_alone(_config: dict[str, str]) -> None:

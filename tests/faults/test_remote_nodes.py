@@ -2,7 +2,6 @@
 
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 from fault_runs import NAME, finetune_flags, run_case, run_of, same, wait_for_step, wait_until
 from machines import Machines
 from ray_head import Head, ray_head, read_state, worker_node
-from s3_server import S3Server, s3_server
+from s3_server import S3Server
 from tracking_server import Server
 
 from secauditai.runs import Run, list_runs
@@ -24,23 +23,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as found:
-        found.create_bucket("models")
-        yield found
-
-
-@pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found = Server(tmp_path_factory.mktemp("tracking"))
     found.start()
     yield found
     found.stop()
-
-
-@pytest.fixture
-def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -110,10 +97,6 @@ def test_a_leading_node_that_dies_and_comes_back_costs_a_restart_and_not_a_bit(
     where = {"REMOTE_WORKSPACE": machines.address, "REMOTE_TRACKING": tracking.uri, **server.environment}
     found = run_case("remote", data, tmp_path, **where)
     assert (found["attempts"], found["finished"]) == (2, True)
-    refused = found["said"][1]
-    assert refused.startswith(f"{machines.address}/: on {socket.gethostname()}: the storage fails: ")
-    assert "AWS_ENDPOINT_URL" in refused
-    assert "\n" not in refused
     assert [text for text in found["said"] if "restart 1 of 3 from step" in text]
     (seen,) = list_runs(machines.open("reader"))
     fetch_run(seen)

@@ -5,12 +5,11 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machines import NO_SERVER, Machines
-from s3_server import S3Server, s3_server
+from machines import Machines
+from s3_server import S3Server
 from training_runs import history, new_run, weights, write_dataset
 
 from secauditai.errors import RunError
@@ -34,19 +33,6 @@ SETTINGS = {"kind": "base", "threads": 1, "max_steps": 10, "eval_interval": 4, "
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), pairs=15)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as found:
-        found.create_bucket("models")
-        yield found
-
-
-@pytest.fixture
-def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import NO_SERVER, Machines
-from s3_server import S3Server, s3_server
+from machines import Machines
 from training_runs import SMALL
 
 from secauditai.errors import RunError
@@ -25,18 +23,9 @@ pytestmark = pytest.mark.slow
 NOWHERE = "http://127.0.0.1:1"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as found:
-        found.create_bucket("models")
-        yield found
-
-
-@pytest.fixture
-def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secauditai.training.rungs.PATIENCE", 0.0)
-    return Machines(server, f"s3://models/{tmp_path.name}", tmp_path, monkeypatch)
 
 
 def a_ledger(workspace: Path, **changes: Any) -> Ledger:
