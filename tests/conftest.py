@@ -38,6 +38,7 @@ LONGEST = (
     "faults/test_workers.py",
     "e2e/test_concurrent_tracking.py",
     "e2e/test_submission.py",
+    "e2e/test_remote_sweeps.py",
     "faults/test_clusters.py",
     "faults/test_remote_nodes.py",
 )
