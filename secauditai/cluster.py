@@ -98,9 +98,16 @@ def begin_ray(address: str | None = None) -> None:
         # What Ray does when it starts in the main thread, so that its processes are ended with this one.
         signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
     quieten()
-    # Trainings start workers with an environment of their own: those that Ray starts beforehand only cost time.
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    start_no_idle_workers()
     _beginning = Beginning(address)
+
+
+def start_no_idle_workers() -> None:
+    """Keep a Ray that is started here from starting workers before there is work; must run before it is started.
+
+    Trainings and trials start workers with an environment of their own: others only cost time.
+    """
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 
 def ensure_ray(address: str | None = None) -> Cluster:

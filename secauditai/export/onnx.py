@@ -58,6 +58,11 @@ def export_onnx(
     return OnnxInfo(output, file_sha256(output), opset)
 
 
+def load_exporter() -> None:
+    """Import what an export uses beside torch."""
+    import onnxscript  # noqa: F401
+
+
 def _has_graph(bundle: Bundle, opset: int) -> bool:
     """Whether the graph beside the weights is what an export would make."""
     import onnx

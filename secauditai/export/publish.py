@@ -1,13 +1,15 @@
 """Publishing a finished run: bundle, graph, MLflow summary, registered version."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from secauditai.cluster import away_from_work, call_on_worker
-from secauditai.export.onnx import export_onnx
+from secauditai.export.onnx import export_onnx, load_exporter
 from secauditai.mirror import address_of, mirror_of
+from secauditai.models.baseline import load_learners
 from secauditai.models.bundle import Bundle, open_bundle, refresh_manifest
+from secauditai.models.encoders import load_transformers
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run, open_run
 from secauditai.tracking.registry import register_bundle
@@ -42,6 +44,11 @@ def publish(run: Run, workspace: Path, *, register_model: bool = True, progress:
         log_artifacts(workspace, mlflow_run_id, [run.layout.config])
     progress("Registering", 0, None)
     return Published(bundle, register(run, workspace) if register_model else None, metrics)
+
+
+def imports_ahead() -> list[Callable[[], object]]:
+    """What imports the libraries that publishing uses, a second or two each: to be called where there is time."""
+    return [] if away_from_work() else [load_transformers, load_learners, load_exporter]
 
 
 def save_and_export(run_root: str, progress: Progress = silent) -> dict[str, float | None]:

@@ -71,6 +71,12 @@ def load_baseline(directory: Path) -> Baseline:
         )
 
 
+def load_learners() -> None:
+    """Import what a baseline is fitted with, which takes a second the first time."""
+    import sklearn.feature_extraction.text
+    import sklearn.linear_model  # noqa: F401
+
+
 def fit_baseline(codes: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> Baseline | None:
     """Fit the baseline; None when there are fewer than two classes or no words to go by.
 

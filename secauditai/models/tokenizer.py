@@ -15,6 +15,8 @@ from secauditai.errors import ModelError
 SPECIAL_TOKENS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 TRAINING_CHARACTERS = 50_000_000
 """Characters of code a tokenizer is trained on at most; more does not change the common words."""
+_trained: dict[tuple[str, int], str] = {}
+"""The tokenizer that this process has trained last, by digest of its text and size: a sweep's trials share it."""
 
 
 class CodeTokenizer:
@@ -133,6 +135,17 @@ def _load_foreign(directory: Path) -> CodeTokenizer:
 
 def train_tokenizer(codes: Iterable[str], vocab_size: int) -> CodeTokenizer:
     """A byte-level BPE (as GPT-2's) trained on code; the same for the same samples in any order."""
+    text = _training_text(codes)
+    key = (hashlib.sha256(json.dumps(text).encode()).hexdigest(), vocab_size)
+    serialised = _trained.get(key)
+    if serialised is None:
+        serialised = _train(text, vocab_size)
+        _trained.clear()
+        _trained[key] = serialised
+    return CodeTokenizer(serialised, SPECIAL_TOKENS)
+
+
+def _train(text: list[str], vocab_size: int) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk"]))
@@ -144,8 +157,8 @@ def train_tokenizer(codes: Iterable[str], vocab_size: int) -> CodeTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_text(codes), trainer)
-    return CodeTokenizer(tokenizer.to_str(), SPECIAL_TOKENS)
+    tokenizer.train_from_iterator(text, trainer)
+    return str(tokenizer.to_str())
 
 
 def _training_text(codes: Iterable[str]) -> list[str]:

@@ -236,9 +236,15 @@ def _save_initial(plan: TrainingPlan, directory: Path) -> dict[str, Any]:
 
 def tokenise(plan: TrainingPlan, progress: Progress = silent) -> None:
     """Build the token stores that a run of this plan will open, and nothing else."""
+    from secauditai.models.tokenizer import save_tokenizer
+
     with tempfile.TemporaryDirectory() as directory:
-        _save_initial(plan, Path(directory) / "initial")
-        _token_stores(plan, Path(directory) / "initial", progress)
+        initial = Path(directory) / "initial"
+        if plan.model.kind == "scratch":
+            save_tokenizer(_scratch_tokenizer(plan), initial)
+        else:
+            _save_initial(plan, initial)
+        _token_stores(plan, initial, progress)
 
 
 def _scratch_tokenizer(plan: TrainingPlan) -> Any:

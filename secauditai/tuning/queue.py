@@ -46,8 +46,16 @@ class TrialQueue:
     @property
     def exhausted(self) -> bool:
         """Whether no trial runs, and none will."""
-        none_left = not self._waiting and self._asked >= self.ledger.num_samples
-        return not self._running and (none_left or self.stopped_for is not None)
+        return not self._running and (self._none_left or self.stopped_for is not None)
+
+    @property
+    def has_spare_slot(self) -> bool:
+        """Whether fewer trials run than could, and no other will be handed out."""
+        return self._none_left and self.stopped_for is None and len(self._running) < self.max_concurrent
+
+    @property
+    def _none_left(self) -> bool:
+        return not self._waiting and self._asked >= self.ledger.num_samples
 
     def next(self) -> Trial | None:
         """The next trial to run; None when none may start now, as while the ledger that names it cannot be sent."""

@@ -82,12 +82,14 @@ class _Feed(Searcher):
 class _Reports(tune.Callback):
     """Tells our queue what became of trials."""
 
-    def __init__(self, queue: TrialQueue) -> None:
-        self._queue = queue
+    def __init__(self, queue: TrialQueue, spare: list[Callable[[], object]]) -> None:
+        self._queue, self._spare = queue, list(spare)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
-        """Let the queue look at the clock."""
+        """Let the queue look at the clock, and do a piece of what the last trials leave room for."""
         self._queue.look()
+        if self._spare and self._queue.has_spare_slot:
+            self._spare.pop(0)()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Pass on the outcome."""
@@ -123,9 +125,22 @@ def read_error(text: str) -> tuple[str | None, str]:
 
 
 def run_trials(
-    queue: TrialQueue, build_task: Callable[[Trial], TrialTask], resources: TrialResources, *, distributed: bool
+    queue: TrialQueue,
+    build_task: Callable[[Trial], TrialTask],
+    resources: TrialResources,
+    spare: list[Callable[[], object]],
+    *,
+    distributed: bool,
 ) -> None:
-    """Run trials until the queue has no more."""
+    """Run trials until the queue has no more.
+
+    Args:
+        queue: hands out the trials and hears of them.
+        build_task: from a trial to what its actor gets.
+        resources: what one trial takes.
+        spare: work for this process while the last trials leave a slot empty, in short pieces.
+        distributed: whether trials have workers of their own.
+    """
     os.environ.update(ENVIRONMENT)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(queue.max_concurrent)  # else actors would start one after another
     for noisy in ("ray.tune", "ray.air", "ray.train"):
@@ -144,7 +159,7 @@ def run_trials(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[_Reports(queue)],
+                callbacks=[_Reports(queue, spare)],
             ),
         ).fit()
     finally:

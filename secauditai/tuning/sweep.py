@@ -15,21 +15,21 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from secauditai import runs
-from secauditai.cluster import Capacity, ensure_ray, read_capacity
+from secauditai.cluster import Capacity, ensure_ray, read_capacity, start_no_idle_workers
 from secauditai.config.files import parse_layer
 from secauditai.doctor.preflight import check_sweep
-from secauditai.errors import ClusterError, ConfigError, RunError
-from secauditai.export.publish import publish, register
+from secauditai.errors import ClusterError, ConfigError, RunError, SecAuditError
+from secauditai.export.publish import imports_ahead, publish, register
 from secauditai.mirror import address_of, fetch_files, mirror_of, portable, send, withdraw
-from secauditai.models.encoders import load_transformers
 from secauditai.progress import Progress, silent
 from secauditai.runs import Run, RunLayout
 from secauditai.tracking.connection import load_mlflow
 from secauditai.tracking.runs import create_run, finish_run, log_artifacts, log_summary, reopen_run
-from secauditai.tracking.store import shared_uri
+from secauditai.tracking.store import open_store, shared_uri
 from secauditai.training.lease import leased
 from secauditai.training.mirrored import fetch_inputs, fetch_run, send_ended
 from secauditai.training.preparation import tokenise
+from secauditai.training.tracked import is_local
 from secauditai.tuning.best_config import save_best_config
 from secauditai.tuning.ledger import (
     ENDED,
@@ -182,7 +182,8 @@ def _run(
     notify: Notify,
     watch: Watch,
 ) -> SweepResult:
-    with _importing():
+    start_no_idle_workers()
+    with _opening_tracking(request.workspace):
         cluster = ensure_ray(request.address)
     max_concurrent = _max_concurrent(plan)
     _begin(plan, ledger, request.workspace, progress)
@@ -213,14 +214,16 @@ def _run(
 
 
 @contextmanager
-def _importing() -> Iterator[None]:
-    """Import what this process needs of large libraries, while Ray's processes start."""
+def _opening_tracking(workspace: Path) -> Iterator[None]:
+    """Import MLflow and build a new workspace's database while Ray's processes start; errors are left for later."""
 
     def load() -> None:
         load_mlflow()
-        load_transformers()
+        with suppress(SecAuditError):
+            if is_local(workspace):
+                open_store(workspace)
 
-    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread = threading.Thread(target=load, name="tracking")
     thread.start()
     try:
         yield
@@ -322,7 +325,7 @@ def _run_trials(plan: SweepPlan, queue: TrialQueue, workspace: Path) -> None:
     if not queue.exhausted:
         from secauditai.tuning.ray_tune import run_trials
 
-        run_trials(queue, build_task, plan.resources, distributed=distributed)
+        run_trials(queue, build_task, plan.resources, imports_ahead(), distributed=distributed)
 
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "asked to end"}

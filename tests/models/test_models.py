@@ -42,6 +42,9 @@ def card_of(tokenizer: CodeTokenizer, **changes: object) -> BundleCard:
 def test_tokenizer_is_deterministic_lossless_in_length_and_picklable(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(LINES, 350)
     assert train_tokenizer(reversed(LINES), 350).fingerprint == tokenizer.fingerprint
+    assert train_tokenizer(LINES, 280).vocab_size == 280
+    assert train_tokenizer([*LINES, "fn unheard_of() {}"], 350).fingerprint != tokenizer.fingerprint
+    assert train_tokenizer(LINES, 350).fingerprint == tokenizer.fingerprint
     long = "x = 1\n" * 5000
     assert len(tokenizer.encode([long])[0]) > 5000
     copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301

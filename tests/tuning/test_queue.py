@@ -29,9 +29,12 @@ def test_trials_are_handed_out_up_to_the_limit_until_there_are_none(tmp_path: Pa
     assert second is not None
     assert queue.next() is None
     queue.note_outcome(first.trial_id, outcome(0.5, 0.3))
+    assert not queue.has_spare_slot
     third = queue.next()
     assert third is not None
+    assert not queue.has_spare_slot
     queue.note_outcome(second.trial_id, outcome(0.4, None))
+    assert queue.has_spare_slot
     queue.note_failure(third.trial_id, "ConfigError", "stride is too large")
     assert queue.exhausted
     again = read_ledger(tmp_path / "ledger.json")

@@ -21,7 +21,7 @@ def test_a_dead_process_is_told_from_an_error_in_our_code(tmp_path: Path, died: 
     assert queue.next() is not None
     (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at 2026-01-01)\n{_error(died=died)}\n")
     trial_of_tune = SimpleNamespace(config={"trial_id": "0000"}, error_file=str(tmp_path / "error.txt"))
-    _Reports(queue).on_trial_error(1, [], trial_of_tune)
+    _Reports(queue, []).on_trial_error(1, [], trial_of_tune)
     (trial,) = ledger.trials
     assert (trial.status, trial.error_kind) == (status, kind)
     assert queue.exhausted is not died
