@@ -8,8 +8,8 @@ import pyarrow as pa
 from secauditai.data.near import TokenSets, near_columns
 from secauditai.data.schema import SAMPLE_SCHEMA, Sample, SampleError, code_key, row_digest
 
-PART_CHARS = 1 << 24
-"""Characters of code after which a part is written."""
+PART_CHARS = 1 << 22
+"""Characters of code after which a part is written: memory that is used again for the next one costs less than new."""
 BATCH_CHARS = 1 << 20
 """Characters of code after which Python objects become Arrow memory; few enough to stay in a processor's cache."""
 BATCH_KEYS = 10_000

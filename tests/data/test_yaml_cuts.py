@@ -112,7 +112,6 @@ def test_a_file_that_cannot_be_cut_is_streamed_in_its_place(tmp_path: Path, monk
     (tmp_path / "b.yaml").write_text(QUOTED_SAMPLE.replace("code: y", "code: y\n    label: safe"))
     (tmp_path / "c.yaml").write_text("samples:\n  - {id: c, code: z z, label: safe}\n")
     files = sorted(tmp_path.glob("*.yaml"))
-    monkeypatch.setattr("secauditai.data.parse.PIECE_BYTES", 30)
     plans = {path.name: plan_chunks(path, "auto", 30) for path in files}
     assert {name: len(chunks) > 1 for name, chunks in plans.items()} == {
         "a.yaml": True,
