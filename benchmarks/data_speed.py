@@ -99,8 +99,8 @@ class _Watch:
 
 READER = """
 import sys, time; from pathlib import Path; from secauditai.data.readers import read_file
-from secauditai.data.parse import collecting_no_cycles
 from secauditai.data.schema import parse_sample
+from secauditai.garbage import collecting_no_cycles
 t = time.monotonic()
 with collecting_no_cycles():
     n = sum(1 for raw in read_file(Path(sys.argv[1])) if parse_sample(raw.value))

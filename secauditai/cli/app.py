@@ -12,6 +12,7 @@ import click
 
 from secauditai import __version__
 from secauditai.errors import PreflightError, SecAuditError
+from secauditai.garbage import collect_seldom
 
 EXIT_ERROR = 1
 EXIT_GATE = 3
@@ -115,9 +116,7 @@ def runs() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr, anything else keeps its traceback."""
-    # Importing the large libraries makes so many objects that do not go away that collecting at Python's own pace
-    # takes an eighth of the start-up.
-    gc.set_threshold(50_000, 20, 20)
+    collect_seldom()
     atexit.register(gc.freeze)  # nor is there anything to be won by looking for cycles once more at the very end
     try:
         code = cli.main(standalone_mode=False)

@@ -3,7 +3,6 @@
 Ray Train's controller imports this module, in a process of its own, and waits for it: it imports as little as it can.
 """
 
-import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
+from secauditai.garbage import collect_seldom
 from secauditai.training.stopping import listen_in_worker
 
 GOODBYE = 5
@@ -90,5 +90,5 @@ def prepare_worker(threads: int) -> None:
     """Set up a worker from its main thread: threads of its libraries, of which Ray grants one, collector, signals."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
-    gc.set_threshold(50_000, 20, 20)  # as the command line itself, before the large libraries are imported
+    collect_seldom()
     listen_in_worker()

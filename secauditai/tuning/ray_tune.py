@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from secauditai.cluster import IN_RAY_JOB, in_ray_job, work_labels
+from secauditai.garbage import collect_seldom
 from secauditai.mirror import try_send
 from secauditai.tuning.ledger import Trial
 from secauditai.tuning.planning import TrialResources
@@ -40,6 +41,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a trial."""
+        collect_seldom()
         if config["in_ray_job"]:
             os.environ[IN_RAY_JOB] = "1"
         self._task = TrialTask(**json.loads(config["task"]))
