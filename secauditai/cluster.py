@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,9 +39,13 @@ class Cluster:
     """Whether Ray runs on this machine alone, started by this process and for it."""
     startup_seconds: float
     """Seconds that the caller waited; what `begin_ray` did beside other work does not count."""
-    cpus: float
-    """Of the nodes that work goes to; so are the GPUs."""
-    gpus: float
+    nodes: "tuple[Node, ...]"
+    """Those that work goes to."""
+
+    @property
+    def cpus(self) -> float:
+        """All CPUs for work."""
+        return sum(node.cpus for node in self.nodes)
 
 
 _beginning: "Beginning | None" = None
@@ -128,12 +132,10 @@ def ensure_ray(address: str | None = None) -> Cluster:
     begun = _beginning is not None and _beginning.started_here
     if fresh := not ray.is_initialized():
         _connect(ray, address)
-    nodes = work_nodes(alive_nodes())
     return Cluster(
         started_here=address == "local" and (fresh or begun),
         startup_seconds=time.monotonic() - started,
-        cpus=sum(node.cpus for node in nodes),
-        gpus=sum(node.gpus for node in nodes),
+        nodes=tuple(work_nodes(alive_nodes())),
     )
 
 
@@ -265,6 +267,16 @@ def call_on_worker(function: Callable[..., Result], *arguments: object, cpus: fl
             raise error.cause from None
         raise
     return found
+
+
+def most_threads(workers: int, nodes: Sequence[Node], gpus_each: int = 0) -> int:
+    """Whole CPUs that each of some workers can have at most, each on one node; 1 when they do not all fit."""
+
+    def room(threads: int) -> int:
+        return sum(int(min(node.cpus // threads, node.gpus // gpus_each if gpus_each else node.cpus)) for node in nodes)
+
+    largest = int(max((node.cpus for node in nodes), default=1))
+    return next((threads for threads in range(largest, 1, -1) if room(threads) >= workers), 1)
 
 
 def cpu_share(threads: float, workers: int, cpus: float) -> float:

@@ -171,7 +171,9 @@ class ExecutionSettings(Section):
     gpu: str | None = Field(
         None, pattern=r"^\d+(,\d+)*$", description="Local CUDA devices to use, such as `0` or `0,1`."
     )
-    threads: int | Literal["auto"] = Field("auto", description="CPU threads per worker; auto shares the cores.")
+    threads: int | Literal["auto"] = Field(
+        "auto", description="CPU threads per worker; auto shares a node's cores among its workers."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the forward pass; auto measures where it trains."
     )

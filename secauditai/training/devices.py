@@ -2,8 +2,10 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from secauditai.cluster import Node, ensure_ray, most_threads
 from secauditai.config.settings import ExecutionSettings
 
 DETERMINISTIC_CUBLAS = ":4096:8"
@@ -31,24 +33,28 @@ class Devices:
         return f"{self.device}, {workers}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
 
 
-def choose_devices(settings: ExecutionSettings, *, cpus: float | None = None, gpus: float | None = None) -> Devices:
-    """Resolve `gpu`, `num_workers` and `threads` on this machine, or on a cluster with the given resources.
+def choose_devices(settings: ExecutionSettings, nodes: Sequence[Node] | None = None) -> Devices:
+    """Resolve `gpu`, `num_workers` and `threads` on this machine, or on the nodes of a cluster that work goes to.
 
     `--gpu` restricts what this process and its children see; without such a device there is a warning, and the CPU.
     """
     warning = None
-    available = int(gpus) if gpus is not None else _local_gpus(settings.gpu)
+    if nodes is None:
+        cores = float(len(os.sched_getaffinity(0)))
+        nodes = [Node("", "this machine", cores, float(_local_gpus(settings.gpu)), is_head=True)]
+    available = int(sum(node.gpus for node in nodes))
     if settings.gpu is not None and available < len(settings.gpu.split(",")):
         warning = f"--gpu {settings.gpu} was asked for, but there is no such CUDA device here: training runs on the CPU"
         available = 0
     fewest, world_size = settings.worker_range or (1, max(1, available))
-    cores = int(cpus) if cpus is not None else len(os.sched_getaffinity(0))
-    threads = settings.threads if isinstance(settings.threads, int) else max(1, cores // world_size)
     elastic = settings.worker_range is not None and fewest < world_size
     device = "cuda" if available and (fewest if elastic else world_size) <= available else "cpu"
     if device == "cpu" and available and settings.gpu is not None:
         few = f"--gpu {settings.gpu} gives {available} CUDA devices to {world_size} workers"
         warning = f"{few}: training runs on the CPU"
+    threads = settings.threads
+    if threads == "auto":
+        threads = most_threads(world_size, nodes, gpus_each=int(device == "cuda"))
     return Devices(device, world_size, threads, warning, fewest if elastic else None)
 
 
@@ -67,10 +73,8 @@ def choose_devices_at(address: str | None, settings: ExecutionSettings) -> Devic
     address = computing_address(address, settings)
     if address is None:
         return choose_devices(settings)
-    from secauditai.cluster import ensure_ray
-
     cluster = ensure_ray(address)
-    return choose_devices(settings, cpus=cluster.cpus, gpus=cluster.gpus)
+    return choose_devices(settings, cluster.nodes)
 
 
 def restrict_gpus(wanted: str | None) -> None:

@@ -15,6 +15,7 @@ import torch
 from fault_runs import wait_until
 from training_runs import history, new_run, weights, write_dataset
 
+from secauditai.cluster import Node
 from secauditai.config.files import resolve_config
 from secauditai.errors import ConfigError, RunError
 from secauditai.files import write_json
@@ -239,17 +240,36 @@ def test_a_range_of_workers_makes_sense(wanted: str) -> None:
         resolve_config({"num_workers": wanted if "-" in wanted else int(wanted)})
 
 
+def node(cpus: float, gpus: float = 0) -> Node:
+    return Node("", "", cpus, gpus, is_head=False)
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "threads"),
+    [
+        (1, [node(4), node(8)], 8),  # a worker is on one node
+        (2, [node(4), node(8)], 4),
+        (3, [node(4), node(8)], 4),
+        (5, [node(1), node(2)], 1),  # they do not fit: that is told elsewhere
+        ("auto", [node(16), node(4, 2)], 2),  # where the GPUs are
+    ],
+)
+def test_threads_are_those_that_a_worker_finds_on_one_node(workers: int | str, nodes: list[Node], threads: int) -> None:
+    devices = choose_devices(resolve_config({"num_workers": workers}).execution, nodes)
+    assert devices.threads == threads
+
+
 def test_an_elastic_range_asks_for_its_most(data: Path, tmp_path: Path) -> None:
     settings = resolve_config({"num_workers": "2-4", "threads": 1}).execution
-    devices = choose_devices(settings, cpus=8, gpus=0)
+    devices = choose_devices(settings, [node(8)])
     assert (devices.min_workers, devices.world_size) == (2, 4)
     assert devices.describe() == "cpu, 2 to 4 workers, 1 thread each"
-    assert choose_devices(resolve_config({"num_workers": "2-2"}).execution, cpus=8, gpus=0).min_workers is None
+    assert choose_devices(resolve_config({"num_workers": "2-2"}).execution, [node(8)]).min_workers is None
 
 
 def test_too_few_devices_for_the_workers_are_told() -> None:
     settings = resolve_config({"num_workers": 2, "threads": 1, "gpu": "0"}).execution
-    devices = choose_devices(settings, cpus=8, gpus=1)
+    devices = choose_devices(settings, [node(8, 1)])
     assert devices.device == "cpu"
     assert devices.warning == "--gpu 0 gives 1 CUDA devices to 2 workers: training runs on the CPU"
 
