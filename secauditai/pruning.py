@@ -142,7 +142,10 @@ def read_state(run: Run) -> RunState:
 
 
 def choose(
-    states: list[RunState], selection: Selection, open_sweeps: Mapping[str, str]
+    states: list[RunState],
+    selection: Selection,
+    open_sweeps: Mapping[str, str],
+    open_folds: Mapping[str, str],
 ) -> tuple[list[Removal], dict[str, str]]:
     """What a selection removes, and by run id why the others that it names stay.
 
@@ -150,6 +153,7 @@ def choose(
         states: all runs, oldest first.
         selection: which of them.
         open_sweeps: status by id of the sweeps that can go on.
+        open_folds: by id of a finished fold's run, the cross-validation that can go on with it.
     """
     by_name: dict[str, list[RunState]] = {}
     for state in states:
@@ -159,7 +163,7 @@ def choose(
     removals: list[Removal] = []
     kept: dict[str, str] = {}
     for state in [state for state in states if _named(state, selection)]:
-        reason = _protected(state, selection, newest, open_sweeps)
+        reason = _going(state, open_sweeps, open_folds) or _wanted(state, selection, newest)
         if reason:
             kept[state.run_id] = reason
             continue
@@ -207,6 +211,23 @@ def open_sweeps(workspace: Path) -> dict[str, str]:
     return found
 
 
+def open_folds(workspace: Path) -> dict[str, str]:
+    """By id of a finished fold's run, the cross-validation that is running or can be resumed and needs it.
+
+    Raises:
+        RunError: when the record of a cross-validation is damaged.
+    """
+    found: dict[str, str] = {}
+    for path in (workspace / "cross_validations").glob("*/*.json"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["finished"] is None:
+                found |= {Path(run_dir).name: path.stem for run_dir in record["runs"].values()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunError("damaged record of a cross-validation", where=str(path)) from None
+    return found
+
+
 def tree_size(root: Path) -> int:
     """Bytes of all files under a directory; what vanishes meanwhile counts as nothing."""
     total = 0
@@ -227,15 +248,21 @@ def _named(state: RunState, selection: Selection) -> bool:
     return selection.older_than is None or time.time() - state.created >= selection.older_than
 
 
-def _protected(
-    state: RunState, selection: Selection, newest: Collection[str], open_sweeps: Mapping[str, str]
-) -> str | None:
+def _going(state: RunState, open_sweeps: Mapping[str, str], open_folds: Mapping[str, str]) -> str | None:
+    """Why a run may be going on, or something goes on with it."""
     if state.status == RUNNING:
         return "running"
     if state.may_be_running:
         return "its files changed within the hour, so it may be running elsewhere"
     if state.sweep_id is not None and state.sweep_id in open_sweeps:
         return f"a trial of sweep {state.sweep_id}, which is {open_sweeps[state.sweep_id]}"
+    if state.run_id in open_folds:
+        return f"a fold of cross-validation {open_folds[state.run_id]}, which is not finished"
+    return None
+
+
+def _wanted(state: RunState, selection: Selection, newest: Collection[str]) -> str | None:
+    """Why a selection leaves a run that it names."""
     if state.run_id in newest:
         return f"one of the {selection.keep_last} newest of {state.name}"
     if state.version is not None and not selection.registered and not selection.checkpoints_only:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Cli
 
+from secauditai.fold_records import Record
 from secauditai.pruning import Selection, choose, read_states, remove
 from secauditai.runs import FAILED, FINISHED, RUNNING, STOPPED, Run, create_run
 
@@ -97,7 +98,7 @@ def test_what_may_be_running_always_stays(cli: Cli, workspace: Path) -> None:
 
 def test_a_run_that_goes_on_again_meanwhile_stays(workspace: Path) -> None:
     run = make_run(workspace, "m", STOPPED, steps=(10,), age=DAY)
-    (removal,), _ = choose(read_states(workspace), Selection(name="m"), {})
+    (removal,), _ = choose(read_states(workspace), Selection(name="m"), {}, {})
     run.update(status=RUNNING, pid=os.getpid())
     with pytest.raises(Exception, match="goes on again"):
         remove(workspace, removal)
@@ -164,3 +165,23 @@ def test_wrong_usage_is_named(cli: Cli, arguments: tuple[str, ...], words: str) 
     result = cli("runs", "prune", *arguments)
     assert result.code == 2
     assert words in result.err
+
+
+def test_finished_folds_stay_while_their_cross_validation_can_go_on(cli: Cli, workspace: Path) -> None:
+    fold, other = (make_run(workspace, "m", FINISHED, steps=(40,), age=DAY) for _ in range(2))
+    record = Record(
+        workspace / "cross_validations" / "m" / "r1.json", "r1", "finetune", "m", 2, "best", {}, None, None, "f" * 64
+    )
+    record.runs["0"] = str(fold.root)
+    record.save()
+    document = json.loads(cli("runs", "prune", "--name", "m", "--yes", "--json").out)
+    assert document["kept"] == {fold.root.name: "a fold of cross-validation r1, which is not finished"}
+    assert [run["run_id"] for run in document["runs"]] == [other.root.name]
+    record.finished = time.time()
+    record.save()
+    assert json.loads(cli("runs", "prune", "--name", "m", "--yes", "--json").out)["kept"] == {}
+    assert not fold.root.exists()
+    record.path.write_text("{")
+    broken = cli("runs", "prune", "--name", "m")
+    assert broken.code == 1
+    assert "damaged record of a cross-validation" in broken.err
