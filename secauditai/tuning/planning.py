@@ -28,6 +28,8 @@ from secauditai.tuning.samplers import GRID, RANDOM, grid_size
 NONE, ASHA = "none", "asha"
 SCHEDULERS = (NONE, ASHA)
 DEFAULT_SAMPLES = 8
+MOST_TRIALS = 9999
+"""Of a sweep: trials are numbered by four digits."""
 NOT_SEARCHED = ("data", "selection_metric", "num_workers", "threads", "gpu", "precision", "ray_data_min_mb")
 """Settings that decide what trials are compared by, or where they run."""
 
@@ -271,6 +273,10 @@ def _checked_spaces(request: SweepRequest) -> dict[str, Space]:
     if wrong:
         reason = "trials would not compare, or it says where they run"
         raise ConfigError(f"{', '.join(wrong)} cannot be searched: {reason}", hint="Set one value.")
+    workers = request.layer.get("num_workers")
+    if isinstance(workers, str) and workers != "auto":
+        hint = "Set one number: all trials take as many."
+        raise ConfigError(f"trials cannot have a range of workers, {workers}", where="num_workers", hint=hint)
     return spaces
 
 
@@ -278,6 +284,9 @@ def _trials(request: SweepRequest, spaces: dict[str, Space]) -> int:
     if request.sampler != GRID:
         return request.num_samples or DEFAULT_SAMPLES
     size = grid_size(spaces)
+    if size > MOST_TRIALS:
+        hint = "Search fewer values, or use --sampler random."
+        raise ConfigError(f"the grid has {size} trials, a sweep has at most {MOST_TRIALS}", hint=hint)
     if request.num_samples not in (None, size):
         raise ConfigError(
             f"the grid has {size} trials", where="--num-samples", hint="Leave it out with --sampler grid."

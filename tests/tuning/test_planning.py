@@ -78,11 +78,17 @@ def test_a_grid_decides_how_many_trials_there_are(data: Path, tmp_path: Path) ->
     assert plan_sweep(request(data, tmp_path, layer, sampler="grid")).trials == 6
     with pytest.raises(ConfigError, match="the grid has 6 trials"):
         plan_sweep(request(data, tmp_path, layer, sampler="grid", num_samples=4))
+    with pytest.raises(ConfigError, match="the grid has 10000 trials, a sweep has at most 9999"):
+        plan_sweep(request(data, tmp_path, {"epochs": {"int": [1, 10000]}}, sampler="grid"))
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [({}, "has no search space"), ({"num_workers": {"choice": [1, 2]}}, "num_workers cannot be searched")],
+    [
+        ({}, "has no search space"),
+        ({"num_workers": {"choice": [1, 2]}}, "num_workers cannot be searched"),
+        ({**SPACE, "num_workers": "2-4"}, "num_workers: trials cannot have a range of workers, 2-4"),
+    ],
 )
 def test_what_cannot_be_searched_is_refused(data: Path, tmp_path: Path, layer: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
