@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from secauditai.errors import RunError
 from secauditai.files import write_json
-from secauditai.mirror import is_busy, located, mirror_of, portable, send
+from secauditai.mirror import address_of, is_busy, located, mirror_of, portable, send
 
 _updating = threading.Lock()
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
@@ -246,7 +246,7 @@ def model_runs(workspace: Path, name: str) -> list[Run]:
     if not runs:
         known = run_names(workspace)
         hint = f"Runs here: {', '.join(known)}." if known else "`secauditai train start` or `finetune` makes one."
-        raise RunError(f"there is no run of {name!r} in {workspace}", hint=hint)
+        raise RunError(f"there is no run of {name!r} in {address_of(workspace)}", hint=hint)
     return runs
 
 

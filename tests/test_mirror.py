@@ -11,7 +11,7 @@ from machines import Machines
 from s3_server import SECRET, s3_server
 
 from secauditai.config.files import NamedConfigs
-from secauditai.errors import ClusterError
+from secauditai.errors import ClusterError, RunError
 from secauditai.files import write_json
 from secauditai.mirror import (
     address_of,
@@ -24,7 +24,7 @@ from secauditai.mirror import (
     send,
     withdraw,
 )
-from secauditai.runs import create_run, fetch_history, list_runs, open_run
+from secauditai.runs import create_run, fetch_history, list_runs, newest_run, open_run
 from secauditai.storage import open_storage
 
 pytestmark = pytest.mark.slow
@@ -54,6 +54,8 @@ def test_runs_and_configurations_are_seen_and_gone_everywhere(machines: Machines
     assert machines.open("one") == here
     assert NamedConfigs(here).read("mine") == {"epochs": 4}
     assert list_runs(here) == []
+    with pytest.raises(RunError, match=f"no run of 'm' in {machines.address}"):
+        newest_run(here, "m")
     NamedConfigs(here).delete("mine")
     os.utime(NamedConfigs(there).path("mine"), (0, 0))
     assert NamedConfigs(machines.open("two")).names() == []

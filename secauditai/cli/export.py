@@ -10,7 +10,7 @@ from secauditai.cli.lookup import find_model
 from secauditai.cli.options import address_option, json_option, workspace_option
 from secauditai.cli.output import Output
 from secauditai.cli.submit import OneProcessCommand
-from secauditai.mirror import fetch, fetch_once
+from secauditai.mirror import address_of, fetch, fetch_once
 
 if TYPE_CHECKING:
     from secauditai.models.bundle import Bundle
@@ -99,7 +99,7 @@ def _original(spec: str | None, run_id: str, workspace: Path) -> "tuple[Bundle |
     if run is not None:
         fetch(run.layout.bundle)
     if run is None or not run.layout.bundle.exists():
-        return None, None, f"run {run_id or '(none named)'} is not in {workspace}"
+        return None, None, f"run {run_id or '(none named)'} is not in {address_of(workspace)}"
     return open_bundle(run.layout.bundle), run, ""
 
 

@@ -15,7 +15,7 @@ from secauditai.config.files import parse_layer, spaces_of
 from secauditai.config.spaces import Space
 from secauditai.errors import RunError
 from secauditai.files import write_json
-from secauditai.mirror import Mirror, fetch_once, mirror_of, send, try_send
+from secauditai.mirror import Mirror, address_of, fetch_once, mirror_of, send, try_send
 
 VERSION = 2
 RUNNING, FINISHED, STOPPED, INTERRUPTED, FAILED = "running", "finished", "stopped", "interrupted", "failed"
@@ -307,5 +307,5 @@ def find_sweep(workspace: Path, name: str | None, sweep_id: str | None) -> Ledge
         of = f" of {name}" if name else ""
         known = ", ".join(root.name for root in roots[-3:])
         hint = f"The newest here: {known}." if known else "`secauditai train tune --config NAME` starts one."
-        raise RunError(f"there is no {what}{of} in {workspace}", hint=hint)
+        raise RunError(f"there is no {what}{of} in {address_of(workspace)}", hint=hint)
     return read_ledger(chosen[-1] / "ledger.json")

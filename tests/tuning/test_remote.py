@@ -106,6 +106,8 @@ def test_the_ledger_holds_on_every_machine(machines: Machines) -> None:
     os.utime(ledger.path, (0, 0))
     machines.open("one")
     assert not ledger.path.exists()
+    with pytest.raises(RunError, match=f"no sweep of c in {machines.address}"):
+        find_sweep(here, "c", None)
 
 
 def test_no_trial_starts_that_the_store_does_not_know_of(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
