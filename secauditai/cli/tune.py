@@ -1,5 +1,6 @@
 """`train tune`: a sweep over the search spaces of a configuration."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,10 @@ class Seconds(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the text into seconds."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip().lower())
-        if match is None or float(match[1]) == 0:
+        seconds = 0.0 if match is None else float(match[1]) * UNITS[match[2]]
+        if not 0 < seconds < math.inf:
             self.fail(f"{value!r} is no duration; write seconds, or 90s, 30m, 2h, 1d", param, ctx)
-        return float(match[1]) * UNITS[match[2]]
+        return seconds
 
 
 class CountOrAuto(click.ParamType[int | None]):

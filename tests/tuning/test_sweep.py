@@ -90,6 +90,7 @@ def test_what_makes_no_sense_is_refused(cli: Cli, tmp_path: Path) -> None:
         assert "Traceback" not in refused.err
     fixed = cli("train", "tune", "--resume", "--sampler", "tpe", "--epochs", 3)
     assert "--sampler, --epochs cannot change with --resume" in fixed.err
-    assert cli("train", "tune", "--config", "c", "--time-budget", "soon").code == 2
+    for budget in ("soon", "0s", "-1", "9" * 400):
+        assert cli("train", "tune", "--config", "c", "--time-budget", budget, "--dry-run").code == 2
     single = cli("train", "start", "--config", "c", "--data", data)
     assert "Only `secauditai train tune` runs it" in single.err
