@@ -19,7 +19,7 @@ from typing import Any
 
 from secauditai.errors import ClusterError
 from secauditai.files import write_json
-from secauditai.storage import PATIENCE, Storage, open_storage
+from secauditai.storage import PATIENCE, SCHEME, Storage, open_storage
 
 logger = logging.getLogger("secauditai.storage")
 
@@ -182,7 +182,7 @@ def make_mirror(address: str, patience: float | None = None) -> Mirror:
     Raises:
         ClusterError: as `open_mirror`.
     """
-    address = address.rstrip("/")
+    address = SCHEME + address.removeprefix(SCHEME).rstrip("/")
     mirror = Mirror(mirror_directory(address), address)
     mirror.storage.patience = OPENING_PATIENCE if patience is None else patience
     mirror.storage.check_bucket()

@@ -164,6 +164,7 @@ def test_no_bucket_no_endpoint_and_a_refusal_are_one_line(
     missing = cli("runs", "list", "--workspace", "s3://nobody/x")
     assert missing.code == 1
     assert missing.err.startswith("Error: s3://nobody/x: there is no bucket 'nobody'")
+    assert "s3:// names no bucket" in cli("runs", "list", "--workspace", "s3://").err
     named = cli("runs", "list", "--workspace", f"s3://someone:{SECRET}@work/x")
     assert (named.code, SECRET in named.err) == (1, False)
     monkeypatch.setattr("secauditai.mirror.OPENING_PATIENCE", 0.0)
