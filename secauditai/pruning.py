@@ -6,13 +6,12 @@ A run that may still be going is never removed. Registered versions stay in MLfl
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from secauditai.errors import RunError
 from secauditai.mirror import address_of, mirror_of, withdraw
@@ -33,7 +32,7 @@ class RunState:
     run_id: str
     kind: str
     status: str
-    """That of `run.json`; interrupted when it says running and its process is gone."""
+    """That of `run.json`; interrupted when it says running and its process is gone, or silent on another machine."""
     step: int
     total_steps: int | None
     version: int | None
@@ -119,9 +118,10 @@ def read_state(run: Run) -> RunState:
     steps = {step: layout.checkpoints / f"checkpoint_{step}" for step in checkpoint_steps(layout)}
     newest = steps[max(steps)] if steps else None
     status = info.status
-    alive = info.pid is not None and psutil.pid_exists(info.pid)
+    gone = info.process_is_gone()
+    alive = info.pid is not None and info.host in (None, socket.gethostname()) and not gone
     going = status == RUNNING and (alive or time.time() - _last_change(run) < QUIET_SECONDS)
-    if status == RUNNING and info.process_is_gone():
+    if status == RUNNING and (gone or not going):
         status = INTERRUPTED
     return RunState(
         run=run,

@@ -88,8 +88,10 @@ def test_what_may_be_running_always_stays(cli: Cli, workspace: Path) -> None:
     running = make_run(workspace, "m", RUNNING, steps=(10,), age=90 * DAY, pid=os.getpid())
     elsewhere = make_run(workspace, "m", RUNNING, steps=(10,), age=0.0)
     over = make_run(workspace, "m", RUNNING, steps=(10,), age=DAY)
+    silent = make_run(workspace, "m", RUNNING, steps=(10,), age=DAY, pid=os.getpid(), host="a pod that died")
     document = json.loads(cli("runs", "prune", "--name", "m", "--yes", "--json").out)
-    assert [run["run_id"] for run in document["runs"]] == [over.root.name]
+    assert [run["run_id"] for run in document["runs"]] == [over.root.name, silent.root.name]
+    assert [run["status"] for run in document["runs"]] == ["interrupted"] * 2
     assert set(document["kept"]) == {running.root.name, elsewhere.root.name}
     assert running.root.exists()
     assert elsewhere.root.exists()
