@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def choose(
     states: list[RunState],
     selection: Selection,
     open_sweeps: Mapping[str, str],
-    open_folds: Mapping[str, str],
+    needed: Mapping[str, str],
 ) -> tuple[list[Removal], dict[str, str]]:
     """What a selection removes, and by run id why the others that it names stay.
 
@@ -153,7 +154,7 @@ def choose(
         states: all runs, oldest first.
         selection: which of them.
         open_sweeps: status by id of the sweeps that can go on.
-        open_folds: by id of a finished fold's run, the cross-validation that can go on with it.
+        needed: by run id, what cannot go on without this run.
     """
     by_name: dict[str, list[RunState]] = {}
     for state in states:
@@ -163,7 +164,7 @@ def choose(
     removals: list[Removal] = []
     kept: dict[str, str] = {}
     for state in [state for state in states if _named(state, selection)]:
-        reason = _going(state, open_sweeps, open_folds) or _wanted(state, selection, newest)
+        reason = _going(state, open_sweeps, needed) or _wanted(state, selection, newest)
         if reason:
             kept[state.run_id] = reason
             continue
@@ -211,21 +212,33 @@ def open_sweeps(workspace: Path) -> dict[str, str]:
     return found
 
 
-def open_folds(workspace: Path) -> dict[str, str]:
-    """By id of a finished fold's run, the cross-validation that is running or can be resumed and needs it.
+def needed_runs(workspace: Path, states: list[RunState]) -> dict[str, str]:
+    """By run id, why a run stays: a finished fold of a cross-validation, or the model of a run, that can go on.
 
     Raises:
         RunError: when the record of a cross-validation is damaged.
     """
     found: dict[str, str] = {}
+    for state in states:
+        if state.status != FINISHED and (bundle := _initial_bundle(state.run)) is not None:
+            reason = f"run {state.run_id} of {state.name} begins with its model, and is not finished"
+            found[bundle.parent.name] = reason
     for path in (workspace / "cross_validations").glob("*/*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
+            reason = f"a fold of cross-validation {path.stem}, which is not finished"
             if record["finished"] is None:
-                found |= {Path(run_dir).name: path.stem for run_dir in record["runs"].values()}
+                found |= {Path(run_dir).name: reason for run_dir in record["runs"].values()}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RunError("damaged record of a cross-validation", where=str(path)) from None
     return found
+
+
+def _initial_bundle(run: Run) -> Path | None:
+    """The model whose heads a run takes over, if there is one and the recipe is whole."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads(run.layout.recipe.read_text(encoding="utf-8"))["initial_bundle"])
+    return None
 
 
 def tree_size(root: Path) -> int:
@@ -248,7 +261,7 @@ def _named(state: RunState, selection: Selection) -> bool:
     return selection.older_than is None or time.time() - state.created >= selection.older_than
 
 
-def _going(state: RunState, open_sweeps: Mapping[str, str], open_folds: Mapping[str, str]) -> str | None:
+def _going(state: RunState, open_sweeps: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
     """Why a run may be going on, or something goes on with it."""
     if state.status == RUNNING:
         return "running"
@@ -256,9 +269,7 @@ def _going(state: RunState, open_sweeps: Mapping[str, str], open_folds: Mapping[
         return "its files changed within the hour, so it may be running elsewhere"
     if state.sweep_id is not None and state.sweep_id in open_sweeps:
         return f"a trial of sweep {state.sweep_id}, which is {open_sweeps[state.sweep_id]}"
-    if state.run_id in open_folds:
-        return f"a fold of cross-validation {open_folds[state.run_id]}, which is not finished"
-    return None
+    return needed.get(state.run_id)
 
 
 def _wanted(state: RunState, selection: Selection, newest: Collection[str]) -> str | None:

@@ -93,7 +93,7 @@ def prune(
       secauditai runs prune --status failed --status interrupted --older-than 30d
       secauditai runs prune --checkpoints-only --keep-last 1 --yes
     """
-    from secauditai.pruning import Selection, choose, open_folds, open_sweeps, read_states, remove
+    from secauditai.pruning import Selection, choose, needed_runs, open_sweeps, read_states, remove
 
     if name is None and not statuses and older_than is None and keep_last is None:
         raise click.UsageError("Say which runs: --name, --status, --older-than or --keep-last.")
@@ -108,7 +108,8 @@ def prune(
         registered,
         checkpoints_only,
     )
-    removals, kept = choose(read_states(workspace), selection, open_sweeps(workspace), open_folds(workspace))
+    states = read_states(workspace)
+    removals, kept = choose(states, selection, open_sweeps(workspace), needed_runs(workspace, states))
     removed = []
     for removal in removals:
         _show(removal, checkpoints_only, out)

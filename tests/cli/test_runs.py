@@ -187,3 +187,15 @@ def test_finished_folds_stay_while_their_cross_validation_can_go_on(cli: Cli, wo
     broken = cli("runs", "prune", "--name", "m")
     assert broken.code == 1
     assert "damaged record of a cross-validation" in broken.err
+
+
+def test_a_run_whose_model_another_begins_with_stays(cli: Cli, workspace: Path) -> None:
+    donor = make_run(workspace, "a", FINISHED, steps=(40,), age=DAY, model_version=1)
+    heir = make_run(workspace, "b", STOPPED, steps=(10,), age=DAY)
+    heir.layout.recipe.write_text(json.dumps({"initial_bundle": str(donor.layout.bundle)}))
+    line = ("runs", "prune", "--name", "a", "--registered", "--yes", "--json")
+    reason = f"run {heir.root.name} of b begins with its model, and is not finished"
+    assert json.loads(cli(*line).out)["kept"] == {donor.root.name: reason}
+    heir.layout.recipe.write_text("{")  # which cannot go on
+    assert json.loads(cli(*line).out)["kept"] == {}
+    assert not donor.root.exists()
