@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from secauditai.mirror import address_of
 from secauditai.progress import Progress
 
 PLAIN_INTERVAL = 10.0
@@ -40,8 +42,8 @@ class Output:
             self.say("  " + "  ".join(cells).rstrip())
 
     def next_step(self, *words: object) -> None:
-        """Say what a user would do now: the words of a command after `secauditai`."""
-        self.say(f"Next: {shlex.join(['secauditai', *map(str, words)])}")
+        """Say what a user would do now: the words of a command after `secauditai`, in the workspace of this one."""
+        self.say(f"Next: {shlex.join(['secauditai', *map(str, words), *_named_workspace()])}")
 
     def document(self, document: dict[str, Any]) -> None:
         """Print the JSON document when it was asked for."""
@@ -51,6 +53,14 @@ class Output:
     def progress(self) -> "ProgressLine":
         """A progress line on stderr."""
         return ProgressLine()
+
+
+def _named_workspace() -> list[str]:
+    """The workspace as the next command is to be given it, when it was named by its flag."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None or ctx.get_parameter_source("workspace") is not ParameterSource.COMMANDLINE:
+        return []
+    return ["--workspace", address_of(ctx.params["workspace"])]
 
 
 class ProgressLine:

@@ -83,7 +83,8 @@ def test_a_run_is_followed_to_its_end(run: Run, monitor: Monitor) -> None:
     assert "left" not in monitor.line_with("step 10/10")
     assert monitor.line_with("validation") == "  validation f1: 0.750"
     assert monitor.line_with("Registered") == "Registered as m/4."
-    assert monitor.line_with("Next: ").endswith("secauditai train evaluate --model m --test-data 'my data'")
+    told = f"secauditai train evaluate --model m --test-data 'my data' --workspace {run.root.parents[2]}"
+    assert monitor.line_with("Next: ").endswith(told)
     assert monitor.process.wait(timeout=30) == 0
 
 

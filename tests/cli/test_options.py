@@ -28,3 +28,11 @@ def test_a_file_is_no_workspace(cli: Cli, tmp_path: Path, line: str, name: str) 
     assert told.code == 1
     where = f"{name} is no workspace: {tmp_path / 'taken'} is a file"
     assert told.err == f"Error: {where}. Give a local directory or s3://bucket/prefix.\n"
+
+
+def test_the_next_step_is_in_the_workspace_that_was_named(cli: Cli, tmp_path: Path) -> None:
+    words = ("train", "config", "create", "--type", "transformer", "--name")
+    next_step = "Next: secauditai train config set {} epochs 20 batch_size 32{}\n"
+    assert next_step.format("a", "") in cli(*words, "a").out
+    elsewhere = tmp_path / "elsewhere"
+    assert next_step.format("b", f" --workspace {elsewhere}") in cli(*words, "b", "--workspace", "elsewhere").out
