@@ -201,24 +201,32 @@ def open_sweeps(workspace: Path) -> dict[str, str]:
     Raises:
         RunError: when a ledger is damaged.
     """
-    found: dict[str, str] = {}
+    return {sweep_id: str(ledger["status"]) for sweep_id, ledger in _open_ledgers(workspace).items()}
+
+
+def _open_ledgers(workspace: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     for path in (workspace / "sweeps").glob("*/*/ledger.json"):
         try:
-            status = str(json.loads(path.read_text(encoding="utf-8"))["status"])
+            ledger = json.loads(path.read_text(encoding="utf-8"))
+            if ledger["status"] != FINISHED:
+                found[path.parent.name] = ledger
         except (ValueError, KeyError, TypeError):
             raise RunError("damaged ledger of a sweep", where=str(path)) from None
-        if status != FINISHED:
-            found[path.parent.name] = status
     return found
 
 
 def needed_runs(workspace: Path, states: list[RunState]) -> dict[str, str]:
-    """By run id, why a run stays: a finished fold of a cross-validation, or the model of a run, that can go on.
+    """By run id, why a run stays: what can go on needs it, as a finished fold or for its model.
 
     Raises:
-        RunError: when the record of a cross-validation is damaged.
+        RunError: when the ledger of a sweep or the record of a cross-validation is damaged.
     """
     found: dict[str, str] = {}
+    for sweep_id, ledger in _open_ledgers(workspace).items():
+        model = Path(str(ledger.get("fixed", {}).get("model", "")))
+        if model.name == "bundle":
+            found[model.parent.name] = f"sweep {sweep_id} begins with its model, and is not finished"
     for state in states:
         if state.status != FINISHED and (bundle := _initial_bundle(state.run)) is not None:
             reason = f"run {state.run_id} of {state.name} begins with its model, and is not finished"

@@ -197,5 +197,11 @@ def test_a_run_whose_model_another_begins_with_stays(cli: Cli, workspace: Path) 
     reason = f"run {heir.root.name} of b begins with its model, and is not finished"
     assert json.loads(cli(*line).out)["kept"] == {donor.root.name: reason}
     heir.layout.recipe.write_text("{")  # which cannot go on
+    ledger = workspace / "sweeps" / "b" / "sweep-1" / "ledger.json"
+    ledger.parent.mkdir(parents=True)
+    ledger.write_text(json.dumps({"status": "interrupted", "fixed": {"model": str(donor.layout.bundle)}}))
+    reason = "sweep sweep-1 begins with its model, and is not finished"
+    assert json.loads(cli(*line).out)["kept"] == {donor.root.name: reason}
+    ledger.write_text(json.dumps({"status": "finished"}))
     assert json.loads(cli(*line).out)["kept"] == {}
     assert not donor.root.exists()
