@@ -153,7 +153,8 @@ def record_rank(layout: AttemptLayout, index: int, world_size: int, node: str | 
     )
     layout.root.mkdir(parents=True, exist_ok=True)
     write_json(layout.rank(index), asdict(record))
-    layout.ready.touch()
+    if not layout.ready.exists():  # ranks of a group that grows later are no start of training
+        layout.ready.touch()
     return record
 
 

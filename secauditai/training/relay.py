@@ -28,7 +28,7 @@ LARGEST = 1 << 22
 """Bytes of a file that travel at once."""
 MARK_BYTES = 64
 """What is remembered of the end of a file that grows: one cut short and grown again has something else there."""
-STOP = "attempt/stop.json"
+STOP, READY = "attempt/stop.json", "attempt/ready"
 _GROWS = re.compile(r"logs/rank_[0-9]+\.log|metrics\.jsonl")
 _WHOLE = re.compile(
     r"attempt/(rank_[0-9]+\.(json|step)|hang_[0-9]+\.json|failure\.json|stop\.json|ready|placement_group)|memory\.json"
@@ -90,7 +90,7 @@ class Relay:
                 file.seek(min(piece.offset, end))
                 file.write(piece.content)
                 file.truncate()
-        elif piece.name != STOP or not path.exists():  # the first request counts
+        elif piece.name not in (STOP, READY) or not path.exists():  # the first request counts, and the first start
             with whole_file(path) as partial:
                 partial.write_bytes(piece.content)
 

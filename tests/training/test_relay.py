@@ -107,6 +107,17 @@ def test_who_a_rank_is_and_where_it_stands_arrives(home: RunLayout, away: RunLay
     assert AttemptLayout(home.attempt).step(3).read_text() == "8"
 
 
+def test_a_group_that_grows_does_not_begin_anew(home: RunLayout, away: RunLayout) -> None:
+    record_rank(AttemptLayout(home.attempt), 0, 1, "node")
+    began = AttemptLayout(home.attempt).ready
+    os.utime(began, (1.0, 1.0))
+    record_rank(AttemptLayout(home.attempt), 0, 2, "node")
+    record_rank(AttemptLayout(away.attempt), 1, 2, "other")
+    Courier(away, 1, Relay(str(home.root))).pass_on()
+    assert len(read_ranks(AttemptLayout(home.attempt))) == 2
+    assert began.stat().st_mtime == 1.0
+
+
 def test_a_request_to_stop_goes_both_ways_and_the_first_counts(home: RunLayout, away: RunLayout) -> None:
     here, there = AttemptLayout(home.attempt), AttemptLayout(away.attempt)
     leading, other = (Courier(away, index, Relay(str(home.root))) for index in (0, 1))
