@@ -1,5 +1,6 @@
 """The door to Ray's Jobs API: submit a command, follow it, stop it, list what is there."""
 
+import logging
 import re
 import shutil
 import tempfile
@@ -64,6 +65,8 @@ class JobsApi:
         with self._telling():
             from ray.job_submission import JobSubmissionClient
 
+            for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
             self._client = JobSubmissionClient(address)
 
     def submit(self, job_id: str, entrypoint: str, command: str, *, computes: bool) -> None:

@@ -190,6 +190,13 @@ def test_a_stopped_job_has_time_for_a_checkpoint(cluster: FakeCluster) -> None:
     assert int(cluster.submitted()["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60
 
 
+def test_ray_tells_nothing_of_its_own_while_a_job_is_submitted(
+    cluster: FakeCluster, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    JobsApi(cluster.address).submit("j-1", "python x", "", computes=False)
+    assert (*capfd.readouterr(), caplog.text) == ("", "", "")
+
+
 def test_words_of_the_entry_point_survive_the_shell(cli: Cli, cluster: FakeCluster, tmp_path: Path) -> None:
     shared = tmp_path / "my work; touch $(x) 'y'"
     result = cli(*TRAIN, "--data", "security_dataset", "--workspace", shared, "--address", cluster.address)
