@@ -133,7 +133,7 @@ def run_evaluation(
     out.say(
         f"Data: {dataset.origin} ({table.num_rows} samples{', without comments as in training' if stripped else ''})"
     )
-    name = test_data or f"the test split of {dataset.name}"
+    name = test_data or f"the test split of {address_of(dataset.root)}"
     return evaluate_model(found.bundle, table, names, model=found.label, data=name, backend=backend, progress=progress)
 
 

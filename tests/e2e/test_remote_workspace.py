@@ -54,6 +54,7 @@ def test_another_machine_finds_everything(
     assert run("train", "monitor", "--model", "mine", "--once")["last_checkpoint"] == 6
     evaluated = run("train", "evaluate", "--model", "mine")
     assert evaluated["n"] > 0
+    assert evaluated["data"].startswith(f"the test split of {machines.address}/cache/datasets/")
     run("train", "export", "--model", "mine", "--output", "mine.onnx")
     assert run("train", "verify", "--model", "mine.onnx")["ok"]
     (listed,) = run("runs", "list")["runs"]
