@@ -9,6 +9,7 @@ from typing import Any
 
 from secauditai.cluster import Capacity, read_capacity
 from secauditai.config.files import NamedConfigs, check_name, parse_layer, resolve_config, spaces_of
+from secauditai.config.leaves import leaves
 from secauditai.config.spaces import Space
 from secauditai.errors import ConfigError, RunError
 from secauditai.metrics import METRICS
@@ -30,8 +31,8 @@ SCHEDULERS = (NONE, ASHA)
 DEFAULT_SAMPLES = 8
 MOST_TRIALS = 9999
 """Of a sweep: trials are numbered by four digits."""
-NOT_SEARCHED = ("data", "selection_metric", "num_workers", "threads", "gpu", "precision", "ray_data_min_mb")
-"""Settings that decide what trials are compared by, or where they run."""
+NOT_SEARCHED = ("data", "task", "selection_metric", "num_workers", "threads", "gpu", "precision", "ray_data_min_mb")
+"""Settings that decide what trials are compared by, or where they run; so do those of the section `cleaning`."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def _checked_spaces(request: SweepRequest) -> dict[str, Space]:
     if not spaces:
         example = f"secauditai train config set {request.name} learning_rate '{{loguniform: [1.0e-5, 1.0e-3]}}'"
         raise ConfigError(f"{request.name} has no search space", hint=f"For example `{example}`.")
-    wrong = [name for name in NOT_SEARCHED if name in spaces]
+    wrong = [name for name in spaces if name in NOT_SEARCHED or leaves()[name].section == "cleaning"]
     if wrong:
         reason = "trials would not compare, or it says where they run"
         raise ConfigError(f"{', '.join(wrong)} cannot be searched: {reason}", hint="Set one value.")

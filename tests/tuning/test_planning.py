@@ -87,6 +87,8 @@ def test_a_grid_decides_how_many_trials_there_are(data: Path, tmp_path: Path) ->
     [
         ({}, "has no search space"),
         ({"num_workers": {"choice": [1, 2]}}, "num_workers cannot be searched"),
+        ({"similarity": {"uniform": [0.7, 0.9]}}, "similarity cannot be searched"),
+        ({"task": {"choice": ["multi_task", "severity_prediction"]}}, "task cannot be searched"),
         ({**SPACE, "num_workers": "2-4"}, "num_workers: trials cannot have a range of workers, 2-4"),
     ],
 )
