@@ -164,7 +164,7 @@ def choose(
     removals: list[Removal] = []
     kept: dict[str, str] = {}
     for state in [state for state in states if _named(state, selection)]:
-        reason = _going(state, open_sweeps, needed) or _wanted(state, selection, newest)
+        reason = _going(state, open_sweeps) or _wanted(state, selection, newest, needed)
         if reason:
             kept[state.run_id] = reason
             continue
@@ -269,22 +269,26 @@ def _named(state: RunState, selection: Selection) -> bool:
     return selection.older_than is None or time.time() - state.created >= selection.older_than
 
 
-def _going(state: RunState, open_sweeps: Mapping[str, str], needed: Mapping[str, str]) -> str | None:
-    """Why a run may be going on, or something goes on with it."""
+def _going(state: RunState, open_sweeps: Mapping[str, str]) -> str | None:
+    """Why a run may be going on, or may go on with its sweep."""
     if state.status == RUNNING:
         return "running"
     if state.may_be_running:
         return "its files changed within the hour, so it may be running elsewhere"
     if state.sweep_id is not None and state.sweep_id in open_sweeps:
         return f"a trial of sweep {state.sweep_id}, which is {open_sweeps[state.sweep_id]}"
-    return needed.get(state.run_id)
+    return None
 
 
-def _wanted(state: RunState, selection: Selection, newest: Collection[str]) -> str | None:
+def _wanted(state: RunState, selection: Selection, newest: Collection[str], needed: Mapping[str, str]) -> str | None:
     """Why a selection leaves a run that it names."""
     if state.run_id in newest:
         return f"one of the {selection.keep_last} newest of {state.name}"
-    if state.version is not None and not selection.registered and not selection.checkpoints_only:
+    if selection.checkpoints_only:
+        return None
+    if state.run_id in needed:
+        return needed[state.run_id]
+    if state.version is not None and not selection.registered:
         return f"registered as {state.name}/{state.version}; --registered includes it"
     return None
 

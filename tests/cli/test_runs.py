@@ -196,6 +196,7 @@ def test_a_run_whose_model_another_begins_with_stays(cli: Cli, workspace: Path) 
     line = ("runs", "prune", "--name", "a", "--registered", "--yes", "--json")
     reason = f"run {heir.root.name} of b begins with its model, and is not finished"
     assert json.loads(cli(*line).out)["kept"] == {donor.root.name: reason}
+    assert json.loads(cli(*line, "--checkpoints-only").out)["kept"] == {}
     heir.layout.recipe.write_text("{")  # which cannot go on
     ledger = workspace / "sweeps" / "b" / "sweep-1" / "ledger.json"
     ledger.parent.mkdir(parents=True)
