@@ -66,8 +66,8 @@ def resolve_target(address: str, workspace: Path, *, shared_workspace: str | Non
             see = f"Clusters are named in {address_of(workspace / CLUSTERS_FILE)}."
             raise ConfigError(f"there is no cluster {address!r}", hint=did_you_mean(address, list(known), see=see))
         entry = known[address]
-        _refuse_idle(address, entry)
     _refuse_credentials(entry)
+    _refuse_idle(address, entry)
     tracking_uri = entry.tracking_uri or redact_text(os.environ.get("MLFLOW_TRACKING_URI", "")) or None
     return Target(entry.address, entry.workspace or shared_workspace or str(workspace), tracking_uri)
 

@@ -49,6 +49,7 @@ def test_a_named_cluster_brings_its_workspace_and_tracking(workspace: Path) -> N
         ("lab: {address: a:1}\nlab: {address: b:1}", "clusters.yaml:2: not valid YAML: lab is there twice"),
         ("a: &x {address: http://h:1}\nb: *x", "aliases are not allowed"),
         ("lab: {address: 'http://me:secret@head:8265'}", "must not hold credentials"),
+        ("lab: {address: 'me:secret@head:6379', workspace: /w}", "must not hold credentials"),
         ("lab: {address: http://h:1}\nauto: {address: http://h:1}", "clusters.yaml:2: auto is an address"),
         ("lab: {address: 'head:6379', workspace: s3://b, tracking_uri: http://m}", "workspace and tracking_uri, which"),
         ("lab: {address: http://h:1, workspace: shared}", "shared, means another directory on each machine"),
