@@ -1,6 +1,7 @@
 """Rewrites of the languages other than Python, by their text: what changes, and what must not."""
 
 import random
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -415,6 +416,15 @@ def test_fragments_are_rewritten_without_what_is_around_them(language: str, code
     rewrites = {rewrite_code(code, language, random.Random(seed)) for seed in range(40)}
     assert len(rewrites) > 5
     assert not any("<?php" in text or "class A" in text for text in rewrites)
+
+
+def test_php_adds_nothing_to_the_page_around_the_code() -> None:
+    code = "<b>\n\n<?php\n$x = 2;\necho $x;\n?>\n\n<i>\n\n<?=\n$x\n?>\n</i>\n<?php\necho 3;\n"
+    rewrites = {rewrite_code(code, "php", random.Random(seed)) for seed in range(SEEDS)}
+    pages = {re.sub(r"<\?php.*?(\?>|\Z)", "…", text, flags=re.DOTALL) for text in rewrites}
+    shown = {re.sub(r"<\?=\s*(//.*|#.*|/\*.*\*/)?\s*\$x\s*(//.*|#.*|/\*.*\*/)?\s*\?>", "$x", page) for page in pages}
+    assert len(rewrites) > 5
+    assert shown == {"<b>\n\n…\n\n<i>\n\n$x\n</i>\n…"}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from secauditai.data.tokens import Augmentation
 
 __all__ = ["VERSION", "Rewriter", "build_rewrite", "rewrite_code"]
 
-VERSION = 2
+VERSION = 3
 LONGEST = 200_000
 """Characters of code up to which it is rewritten."""
 KEPT_STUDIES = 4

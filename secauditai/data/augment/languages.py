@@ -52,6 +52,8 @@ class Grammar:
     """Statements at the top of a file that no code may precede."""
     not_before: frozenset[str] = frozenset()
     """Children of blocks that no code may precede."""
+    outside: frozenset[str] = frozenset()
+    """Children of blocks that stand in no code, so that a comment or blank line in front of them would be output."""
     wrappers: tuple[tuple[str, str], ...] = (("", ""),)
     """Text around a fragment with which it parses; the first that does is used."""
     integer: str = "number_literal"
@@ -208,7 +210,8 @@ PHP = Grammar(
     blocks=_types("compound_statement"),
     roots=_types("program"),
     prologue=_types("namespace_definition declare_statement namespace_use_declaration"),
-    not_before=_types("text php_tag text_interpolation php_end_tag"),
+    not_before=_types("text_interpolation php_end_tag"),
+    outside=_types("text php_tag"),
     line_comments=("// {}", "# {}", "/* {} */"),
     dead=("if (false) {\n}", "if (0) {\n\t${name} = 0;\n}", "while (false) {\n}"),
     wrappers=(("", ""), ("<?php\n", ""), ("<?php\nclass A {\n", "\n}\n")),

@@ -65,8 +65,11 @@ def find_slots(outline: Outline) -> list[Slot]:
             first = max(tops) + 1 if tops and node.type in grammar.roots else 0
             closed = _is_closed(outline, node)
             for index, child in enumerate(children):
+                if child.type in grammar.outside:
+                    continue
                 code = not closed and index >= first and child.type not in grammar.not_before and not _is_text(child)
-                slot = _slot(outline, child, code)
+                shown = index > 0 and outline.source.endswith(b"<?=", 0, children[index - 1].end_byte)
+                slot = _slot(outline, child, code and not shown)
                 if slot is not None:
                     slots.append(slot)
     return slots

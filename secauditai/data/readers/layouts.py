@@ -155,7 +155,8 @@ def _sample(record: Record, name: str, code: object, target: object) -> Raw:
         if value is not None:
             metadata[key] = value
     if "flaw_lines" in metadata:
-        metadata["flaw_lines"] = [int(number) for number in re.findall(r"\d+", str(metadata["flaw_lines"]))]
+        first = int(record.get("flaw_line_index") is metadata["flaw_lines"])  # an index counts from 0
+        metadata["flaw_lines"] = [first + int(number) for number in re.findall(r"\d+", str(metadata["flaw_lines"]))]
     cwes = _cwes(metadata.get("cwe"))
     if cwes:
         metadata["cwe"] = cwes[0]
