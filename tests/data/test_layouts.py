@@ -48,7 +48,7 @@ def test_big_vul_pairs_share_a_group(tmp_path: Path) -> None:
     assert other.group == ""
     assert before.category == "cwe-362"
     assert after.category == "none"
-    assert before.metadata["flaw_lines"] == [2, 3]
+    assert before.metadata["flaw_lines"] == [3, 4]  # an index counts from 0
     assert "flaw_lines" not in after.metadata
     assert before.metadata["cve"] == "CVE-2011-3638"
 

@@ -155,8 +155,9 @@ def _sample(record: Record, name: str, code: object, target: object) -> Raw:
         if value is not None:
             metadata[key] = value
     if "flaw_lines" in metadata:
-        first = int(record.get("flaw_line_index") is metadata["flaw_lines"])  # an index counts from 0
-        metadata["flaw_lines"] = [first + int(number) for number in re.findall(r"\d+", str(metadata["flaw_lines"]))]
+        first = int(metadata["flaw_lines"] is record.get("flaw_line_index"))  # which counts from 0, as LineVul does
+        numbers = re.findall(r"(\d+)(?:\.0+\b)?", str(metadata["flaw_lines"]))
+        metadata["flaw_lines"] = [first + int(number) for number in numbers]
     cwes = _cwes(metadata.get("cwe"))
     if cwes:
         metadata["cwe"] = cwes[0]
