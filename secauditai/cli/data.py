@@ -1,6 +1,7 @@
 """`train prepare` and `split`: from raw samples to a split dataset."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -144,8 +145,8 @@ def split(
 
     out = Output(as_json=as_json)
     ratios = {"train": train, "val": val, "test": test}
+    _refuse_idle(ctx, list(ratios))
     check_ratios(ratios)
-    _refuse_ratios(ctx, list(ratios))
     root = Path(dataset)
     clear_leftovers(root)
     if not is_dataset(root):
@@ -159,20 +160,30 @@ def split(
     if opened.splits():
         out.say(f"Replaced the splits of {root}")
     _show_split(out, result)
-    out.next_step("train", "finetune", "--model", "transformer", "--data", dataset)
+    suggest_training(out, dataset, result.dataset.manifest)
     counts = {**dict.fromkeys(ratios, 0), **result.counts, "straddling_clusters": result.straddling_clusters}
     out.document({**counts, "bridges": result.bridges, "drift": result.drift})
 
 
-def _refuse_ratios(ctx: click.Context, names: list[str]) -> None:
-    """Refuse ratios on the command line of a way that takes none."""
-    ways = [f"--{name}" for name in ("folds", "predefined") if ctx.params[name]]
-    given = [f"--{name}" for name in names if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if ways and given:
-        hint = (
-            "Folds are of equal size." if ways[0] == "--folds" else "The metadata says which split each sample is in."
-        )
-        raise ConfigError(f"{', '.join(given)} cannot be combined with {ways[0]}", hint=hint)
+def suggest_training(out: Output, dataset: str, manifest: Mapping[str, Any]) -> None:
+    """Say how to train on a split dataset, by the folds that it has."""
+    folds = manifest["splits"].get("folds")
+    more = ("--folds", folds) if folds else ()
+    out.next_step("train", "finetune", "--model", "transformer", "--data", dataset, *more)
+
+
+def _refuse_idle(ctx: click.Context, names: list[str]) -> None:
+    """Refuse ratios, or a seed, on the command line of a way that takes none."""
+    if ctx.params["by_time"] == "":
+        raise ConfigError("--by-time names no metadata field", hint="For example --by-time time.")
+    given = [name for name in (*names, "seed") if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    for way, idle, hint in (
+        ("folds", names, "Folds are of equal size."),
+        ("predefined", [*names, "seed"], "The metadata says which split each sample is in."),
+        ("by_time", ["seed"], "Time alone says which split each sample is in."),
+    ):
+        if ctx.params[way] and (flags := [f"--{name}" for name in given if name in idle]):
+            raise ConfigError(f"{', '.join(flags)} cannot be combined with --{way.replace('_', '-')}", hint=hint)
 
 
 def _show_split(out: Output, result: "Split") -> None:
@@ -180,7 +191,7 @@ def _show_split(out: Output, result: "Split") -> None:
         out.warn(warning)
     total = max(1, sum(result.counts.values()))
     for name, count in result.counts.items():
-        shown = ", ".join(f"{n} {label}" for label, n in sorted(result.labels[name].items()))
+        shown = ", ".join(f"{n} {label}" for label, n in sorted(result.labels[name].items())) or "empty"
         moved = f"; {result.drift[name]:+.1%} from its ratio" if name in result.drift else ""
         out.say(f"  {name}: {count} samples ({count / total:.1%}; {shown}{moved})")
     if result.bridges:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secauditai.cli.app import EXIT_ERROR, EXIT_GATE
-from secauditai.cli.data import CLEANING, dataset_option
+from secauditai.cli.data import CLEANING, dataset_option, suggest_training
 from secauditai.cli.options import address_option, given_settings, json_option, setting_options
 from secauditai.cli.output import Output
 from secauditai.cli.submit import ComputeCommand
@@ -186,12 +186,20 @@ def _gone_before(spec: str) -> str:
 
     if not is_dataset(Path(spec)):
         return ""
-    layout = DatasetLayout(Path(spec))
-    manifest = json.loads(layout.manifest.read_text(encoding="utf-8"))  # `validate` has compared all files with it
+    layout, manifest = DatasetLayout(Path(spec)), _manifest(spec)
     parts = [f"{count} refused ({reason})" for reason, count in manifest["rejected_reasons"].items()]
     if merged := manifest["duplicates"]:
         parts.append(f"{merged} merged as duplicates")
-    return f"Left out before: {', '.join(parts)}; {layout.rejected} lists the refused" if parts else ""
+    listed = f"; {layout.rejected} lists the refused" if manifest["rejected_reasons"] else ""
+    return f"Left out before: {', '.join(parts)}{listed}" if parts else ""
+
+
+def _manifest(spec: str) -> dict[str, Any]:
+    """The manifest of a prepared dataset, which `validate` has compared all files with."""
+    from secauditai.data.dataset import DatasetLayout
+
+    manifest: dict[str, Any] = json.loads(DatasetLayout(Path(spec)).manifest.read_text(encoding="utf-8"))
+    return manifest
 
 
 def _next_step(dataset: str, result: "Validation", out: Output) -> None:
@@ -202,4 +210,4 @@ def _next_step(dataset: str, result: "Validation", out: Output) -> None:
     elif count_findings(result.findings, "not_split"):
         out.next_step("train", "split", "--dataset", dataset)
     else:
-        out.next_step("train", "finetune", "--model", "transformer", "--data", dataset)
+        suggest_training(out, dataset, _manifest(dataset))

@@ -60,8 +60,9 @@ def assign_stratified(members: Sequence[Member], ratios: Ratios, seed: int) -> A
         strata[member.cluster][member.stratum] += 1
     wanted = [name for name in ratios if ratios[name] > 0]
     if len(strata) < len(wanted):
+        names = ", ".join(wanted) if len(wanted) <= len(SPLITS) else f"{wanted[0]}, …, {wanted[-1]}"
         raise DataError(
-            f"{len(strata)} clusters cannot be split into {', '.join(wanted)}",
+            f"{len(strata)} clusters cannot be split into {names}",
             hint="A cluster is a group, some near duplicates, or a sample that stands alone; add samples.",
         )
     totals = Counter(member.stratum for member in members)

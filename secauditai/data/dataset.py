@@ -134,7 +134,7 @@ def _read_manifest(layout: DatasetLayout) -> dict[str, Any]:
         for name, kind in NEEDED.items():
             if not isinstance(manifest[name], kind):
                 raise TypeError(f"{name!r} is no {kind.__name__}")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError("not a prepared dataset: it has no manifest.json", where=str(layout.root)) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"damaged manifest: {error}", where=str(layout.manifest)) from None
