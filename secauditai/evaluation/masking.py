@@ -34,7 +34,7 @@ _HEADER = re.compile(r"(\b(?:bearer|basic)\s{1,4})([A-Za-z0-9+/._~-]{16,2048}={0
 _USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{1,30}://[^\s/:@\"'<>]{0,100}:)([^\s/@\"'<>]{1,200})(?=@)")
 _IN_TEXT = re.compile(r"([;&?\"']\s?(?:password|passwd|pwd)=)([^\s;&\"'<>)]{1,200})", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    r"(?<![\w\"'`])(?P<open>[\"'`]?)[\w$.-]{0,60}?" + _NAME + r"\w{0,30}(?P=open)\]?(?:\[\w{0,10}\])?\s{0,4}"
+    r"(?<!\w)(?P<open>[\"'`]?)[\w$.-]{0,60}?" + _NAME + r"\w{0,30}(?P=open)\]?(?:\[\w{0,10}\])?\s{0,4}"
     r"(?::\s{0,2}[A-Za-z][\w.\[\]]{0,30}\s{0,2}(?==))?(?:={1,3}|!={1,2}|:=|=>|:|,|\()\s{0,4}[A-Za-z@]{0,2}"
     r"(?P<quote>\"{3}|'{3}|[\"'`])(?P<value>(?:\\.|(?!(?P=quote))[^\\\n]){1,4000})(?=(?P=quote))",
     re.IGNORECASE,

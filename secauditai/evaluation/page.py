@@ -47,8 +47,10 @@ def check_page(output: Path) -> None:
     """Refuse to write a page over a file that is none of ours, or below a file.
 
     Raises:
-        DataError: when there is one.
+        DataError: when there is one, or it names no file.
     """
+    if not output.name:
+        raise DataError("the page has no name", hint="Name a file, such as report.html.")
     check_above(output)
     try:
         with output.open("rb") as file:

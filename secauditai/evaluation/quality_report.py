@@ -1,10 +1,12 @@
 """The data quality report: `measure_quality` as one HTML page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from secauditai.data.findings import Validation
 from secauditai.evaluation import plots
+from secauditai.evaluation.masking import mask_secrets
 from secauditai.evaluation.page import render_page, write_page
 from secauditai.tracking.redact import redact_text
 
@@ -36,7 +38,7 @@ def render_quality_report(document: dict[str, Any], validation: Validation, data
         q=document,
         data=redact_text(data),
         validation=validation,
-        findings=others[:SHOWN_FINDINGS],
+        findings=[replace(finding, message=mask_secrets(finding.message)) for finding in others[:SHOWN_FINDINGS]],
         more_findings=len(others) - len(others[:SHOWN_FINDINGS]),
         balances=[(name, document[name]) for name in BALANCES if document[name]],
         bars={name: plots.bars(document[name][:SHOWN_BARS]) for name in BALANCES if document[name]},

@@ -203,3 +203,9 @@ def test_a_report_over_a_file_of_the_user_is_refused_before_any_work(
     assert result.code == 1
     assert "no page of ours" in result.err
     assert (tmp_path / "mine.html").read_text() == "<p>mine"
+
+
+def test_a_report_without_a_name_is_refused(cli: Cli, samples_yaml: Write) -> None:
+    samples_yaml()
+    result = cli(*VALIDATE, "--report", "")
+    assert (result.code, result.err) == (1, "Error: the page has no name. Name a file, such as report.html.\n")

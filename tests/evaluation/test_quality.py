@@ -191,6 +191,7 @@ def test_everything_is_escaped_and_secrets_are_masked(tmp_path: Path) -> None:
         sample["id"] = f"<img src=x>{sample['id']}"
     samples.append({**samples[0], "id": "<b>copy</b>"})
     samples.append({"id": "<i>bad</i>", "label": "safe"})
+    samples.append({"id": "odd", "code": "x()", "label": "pwd = 'correct horse'"})
     document, text = page(write(tmp_path / "<u>.yaml", samples))
     assert document["duplicates"]["near_clusters"] >= 1
     for tag in ("<script", "<img", "<b>copy", "<i>", "<u>"):
@@ -220,6 +221,7 @@ SECRETS = {
     'char secret_key[] = "0123456789abcdef";': 'char secret_key[] = "012…***";',
     'api_key: str = "0123456789abcdef"': 'api_key: str = "012…***"',
     "{'token': 'abcdefghijkl'}": "{'token': 'abc…***'}",
+    "query(\"password = 'abcdefghijkl'\")": "query(\"password = 'abc…***'\")",
     "setPassword('a\\'bcdefghijklm')": "setPassword('a\\'…***')",
     "postgres://user:pa55word@host/db": "postgres://user:…***@host/db",
     "'Server=h;Password=abcdefghijkl;'": "'Server=h;Password=abc…***;'",
