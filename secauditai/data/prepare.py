@@ -247,7 +247,8 @@ def _check_rejections(cleaned: Cleaned, output: Path, max_rejected: float, remed
     listing.parent.mkdir(parents=True, exist_ok=True)
     write_rejected(cleaned, listing)
     first = cleaned.rejected[0]
-    mend = remedy(first) if remedy else f"Mend them, or raise --max-rejected (now {max_rejected:g})."
+    other = f", or raise --max-rejected (now {max_rejected:g})" if len(cleaned.kept) else ""
+    mend = remedy(first) if remedy else f"Mend them{other}."
     raise DataError(
         f"{rejected} of {cleaned.read} samples are refused, the first for: {first.message}",
         where=f"{first.where}{f' ({first.id})' if first.id else ''}",

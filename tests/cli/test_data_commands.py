@@ -41,6 +41,23 @@ def test_validate_says_what_a_prepared_dataset_left_out(cli: Cli, samples_yaml: 
     assert "60 of 61 samples are good" in told
     assert "Left out before: 1 refused (bad_label); " in told
     assert "rejected.jsonl lists the refused" in told
+    path.write_text(path.read_text().rpartition("- ")[0] + "- {id: copy, code: same(), label: safe}\n" * 2)
+    assert cli("train", "prepare", "--dataset", str(path), "--output", "data", "--overwrite").code == 0
+    assert "Left out before: 1 merged as duplicates\n" in cli("train", "validate", "--dataset", "data").out
+
+
+def test_data_without_a_name_is_not_the_current_directory(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
+    samples_yaml(5)
+    for words in (("prepare", "--output", "data"), ("validate",)):
+        ended = cli("train", *words, "--dataset", "")
+        assert (ended.code, "no data is named" in ended.err) == (1, True)
+
+
+def test_more_rejections_are_not_offered_where_nothing_is_kept(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
+    words = ("train", "prepare", "--dataset", str(samples_yaml(5)), "--output", "data", "--max-rejected", 1)
+    ended = cli(*words, "--min-characters", 10_000)
+    assert ended.code == 1
+    assert ended.err.endswith("Mend them.\n")
 
 
 def next_step(out: str) -> list[str]:

@@ -140,7 +140,7 @@ def file_stems(files: Iterable[Path]) -> dict[Path, str]:
 def existing_path(spec: str) -> Path | None:
     """The path that is meant: as written, or with the one data ending that a file of that name has."""
     path = Path(spec)
-    if is_remote(spec):
+    if not spec or is_remote(spec):  # Python takes no name for the current directory
         return None
     if path.exists():
         return path
