@@ -115,6 +115,27 @@ def test_owasp_benchmark(tmp_path: Path) -> None:
     assert prepared.dataset.manifest["source"]["format"] == "owasp-benchmark"
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "text"),
+    [
+        ("owasp-benchmark", "expectedresults-1.2.csv", "a,hash,true,328\n"),
+        ("sard", "manifest.xml", '<container><testcase id="1"><file path="a.java"/></testcase></container>'),
+    ],
+)
+def test_a_link_to_a_manifest_does_not_lead_out(tmp_path: Path, kind: str, name: str, text: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.java").write_text("class A {}\n")
+    (tmp_path / "outside").write_text(text)
+    (root / name).symlink_to("../outside")
+    with pytest.raises(DataError, match=f"holds no test cases of {kind}"):
+        find_source(str(root), kind)
+    (root / name).unlink()
+    (root / "inside").write_text(text)
+    (root / name).symlink_to("inside")
+    assert len(find_source(str(root), kind).cases) == 1
+
+
 def test_sard_manifest(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()

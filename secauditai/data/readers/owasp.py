@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from secauditai.data.readers.cases import ENDINGS, Case, files_below, not_utf8, read_source
+from secauditai.data.readers.cases import ENDINGS, Case, files_below, inside, not_utf8, read_source
 from secauditai.data.readers.raw import RawSample
 from secauditai.errors import DataError
 
@@ -21,7 +21,7 @@ HEADER = re.compile(r"\A\s*(/\*.*?\*/|(#[^\n]*\n)+|(\"\"\".*?\"\"\"))\s*", re.DO
 
 def manifests(root: Path) -> list[Path]:
     """The table of expected results: the newest, when there are several."""
-    return sorted(root.glob(RESULTS), key=_version)[-1:]
+    return sorted((path for path in root.glob(RESULTS) if inside(root, path.name)), key=_version)[-1:]
 
 
 def _version(table: Path) -> tuple[list[int], bool, str]:

@@ -26,7 +26,7 @@ VERSION = re.compile(r"-v[\d.]+\Z")
 def manifests(root: Path) -> list[Path]:
     """The manifests below a directory; a `manifest.xml` at the top speaks for all."""
     top = root / XML
-    if top.is_file():
+    if inside(root, XML):
         return [top] if b"<container" in top.open("rb").read(4096) else []
     return [path for path in files_below(root) if path.name == SARIF]
 
