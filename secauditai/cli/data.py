@@ -166,10 +166,11 @@ def split(
 
 
 def suggest_training(out: Output, dataset: str, manifest: Mapping[str, Any]) -> None:
-    """Say how to train on a split dataset, by the folds that it has."""
+    """Say how to train on a split dataset, by the folds that it has; nothing where there is no val split to train with."""
     folds = manifest["splits"].get("folds")
-    more = ("--folds", folds) if folds else ()
-    out.next_step("train", "finetune", "--model", "transformer", "--data", dataset, *more)
+    if folds or {"train", "val"} <= manifest["splits"]["counts"].keys():
+        more = ("--folds", folds) if folds else ()
+        out.next_step("train", "finetune", "--model", "transformer", "--data", dataset, *more)
 
 
 def _refuse_idle(ctx: click.Context, names: list[str]) -> None:

@@ -37,6 +37,9 @@ def test_folds_lead_to_a_training_with_as_many(cli: Cli, samples_yaml: Callable[
     assert training in ended.out
     assert training in cli("train", "validate", "--dataset", "data").out
     assert "fold_0: 20 samples (33.3%; 10 safe, 10 vulnerability)" in ended.out
+    ended = cli("train", "split", "--dataset", "data", "--train", 0.8, "--val", 0, "--test", 0.2)
+    assert ended.code == 0
+    assert "Next" not in ended.out  # training needs a val split
 
 
 def test_the_seed_is_the_setting(cli: Cli, samples_yaml: Callable[..., Path]) -> None:
