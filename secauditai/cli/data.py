@@ -166,7 +166,7 @@ def split(
 
 
 def suggest_training(out: Output, dataset: str, manifest: Mapping[str, Any]) -> None:
-    """Say how to train on a split dataset, by the folds that it has; nothing where there is no val split to train with."""
+    """Say how to train on a split dataset, by the folds that it has; nothing where it has no val split."""
     folds = manifest["splits"].get("folds")
     if folds or {"train", "val"} <= manifest["splits"]["counts"].keys():
         more = ("--folds", folds) if folds else ()

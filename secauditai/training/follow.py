@@ -1,10 +1,10 @@
 """Follow a run from its files while it trains, whichever process does the training."""
 
-import threading
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from secauditai.background import repeating
 from secauditai.progress import Progress
 from secauditai.runs import MetricsTail, RunLayout
 from secauditai.training.attempt import AttemptLayout, read_hangs
@@ -13,35 +13,27 @@ INTERVAL = 0.5
 """Seconds between two looks at the files."""
 
 
-class Follower:
-    """Reports the newest global step, events and hung ranks from a background thread. Use as a context manager."""
+@contextmanager
+def following(
+    layout: RunLayout, total_steps: int, progress: Progress, notify: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Report the newest global step, events and hung ranks while a run trains."""
+    follower = _Follower(layout, total_steps, progress, notify)
+    try:
+        with repeating(follower.look, INTERVAL, "follower"):
+            yield
+    finally:
+        follower.look()
 
-    def __init__(
-        self, layout: RunLayout, total_steps: int, progress: Progress, notify: Callable[[str], None] = print
-    ) -> None:
+
+class _Follower:
+    def __init__(self, layout: RunLayout, total_steps: int, progress: Progress, notify: Callable[[str], None]) -> None:
         self._tail, self._attempt = MetricsTail(layout.metrics), AttemptLayout(layout.attempt)
         self._total, self._progress, self._notify = total_steps, progress, notify
-        self._announced: set[object] = set()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self._announced: set[object] = {_key(record) for record in self._tail.read()}
 
-    def __enter__(self) -> "Follower":
-        self._announced |= {_key(record) for record in self._tail.read()}
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-        self._look()
-
-    def _follow(self) -> None:
-        while not self._done.wait(INTERVAL):
-            self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Report what is new."""
         records: list[dict[str, Any]] = self._tail.read()
         for record in records:
             if "message" in record and _key(record) not in self._announced:

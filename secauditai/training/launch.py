@@ -24,7 +24,7 @@ from secauditai.training.attempt import (
     was_validating,
 )
 from secauditai.training.checkpoint import TrainState, newest_checkpoint, read_state
-from secauditai.training.follow import Follower
+from secauditai.training.follow import following
 from secauditai.training.loop import AfterValidation, build_plan, train_rank
 from secauditai.training.losses import Kind, Loss, WorkersLost, first_line
 from secauditai.training.memory import (
@@ -95,7 +95,7 @@ def launch(
         # Connecting installs Ray's own SIGTERM handler, so ours comes behind it.
         cluster = ensure_ray(address) if not in_process and uses_worker_group(recipe, address) else None
         attempts = Attempts(run, recipe, cluster, max_failures, notify)
-        with listen_in_driver(attempt, notify) as asked, Follower(run.layout, recipe.total_steps, progress, notify):
+        with listen_in_driver(attempt, notify) as asked, following(run.layout, recipe.total_steps, progress, notify):
             attempts.run(asked, in_process=in_process, after_validation=after_validation)
     except StoppedBeforeTraining:
         pass

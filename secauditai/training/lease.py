@@ -6,13 +6,13 @@ Clocks are not compared: a machine that finds the mark of another one waits whet
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from secauditai.background import repeating
 from secauditai.errors import ClusterError, RunError
 from secauditai.mirror import Mirror, mirror_of
 
@@ -57,21 +57,19 @@ def lease(
     found = _read(mirror, key)
     if found is not None and found.get("machine") != mine["machine"]:
         _await_silence(mirror, key, found, what, hint, driver)
-    mirror.storage.write_bytes(key, json.dumps({**mine, "beat": time.time()}).encode())
-    done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(BEAT):
-            with suppress(ClusterError):
-                mirror.storage.write_bytes(key, json.dumps({**mine, "beat": time.time()}).encode())
+        mirror.storage.write_bytes(key, json.dumps({**mine, "beat": time.time()}).encode())
 
-    thread = threading.Thread(target=beat, name="lease", daemon=True)
-    thread.start()
+    def beat_on() -> None:
+        with suppress(ClusterError):
+            beat()
+
+    beat()
     try:
-        yield
+        with repeating(beat_on, BEAT, "lease"):
+            yield
     finally:
-        done.set()
-        thread.join()
         with suppress(ClusterError):  # then whoever goes on waits a moment longer
             mirror.storage.delete([key])
 

@@ -5,13 +5,13 @@ that count on it, each with its manifest last. While the store is away, they wai
 """
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from secauditai.background import repeating
 from secauditai.errors import ClusterError, RunError
 from secauditai.mirror import Mirror, fetch_once, mirror_of
 from secauditai.runs import Run, RunLayout, goes_on_from_store
@@ -51,22 +51,15 @@ class RunSender:
         self._mirror, self._layout, self._keep = mirror, layout, keep
         self._cut_off: int | None = step
         self._sent: dict[Path, tuple[int, int]] = {}
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="run-sender", daemon=True)
+        self._away = False
+        mirror.storage.patience = 0.0  # the next look is the next try
 
-    def start(self) -> None:
-        """Begin to send in the background."""
-        self._mirror.storage.patience = 0.0  # the next look is the next try
-        self._thread.start()
-
-    def close(self, patience: float) -> None:
-        """Send the rest.
+    def send_rest(self, patience: float) -> None:
+        """Send what is left at the end.
 
         Raises:
             ClusterError: when the store stays away for longer than `patience` seconds, or refuses.
         """
-        self._done.set()
-        self._thread.join()
         self._mirror.storage.patience = patience
         self.send()
 
@@ -82,19 +75,18 @@ class RunSender:
         if new and self._keep and len(checkpoints) >= self._keep:
             self._drop(self._stored() - {c.root.name for c in list_checkpoints(self._layout.checkpoints)})
 
-    def _go_on(self) -> None:
-        away = False
-        while not self._done.wait(INTERVAL):
-            try:
-                self.send()
-            except ClusterError as error:
-                if not away:
-                    logger.warning("%s; training goes on, and sending when it is back", error)
-                away = True
-            else:
-                if away:
-                    logger.warning("the storage is back: %s", self._mirror.address)
-                away = False
+    def try_send(self) -> None:
+        """The same, or leave it for the next time while the store is away, which is told once."""
+        try:
+            self.send()
+        except ClusterError as error:
+            if not self._away:
+                logger.warning("%s; training goes on, and sending when it is back", error)
+            self._away = True
+        else:
+            if self._away:
+                logger.warning("the storage is back: %s", self._mirror.address)
+            self._away = False
 
     def _send_changed(self, path: Path) -> None:
         state = _state(path)
@@ -140,14 +132,14 @@ def sending(layout: RunLayout, step: int, keep: int | None) -> Iterator[None]:
     driver = mark.read_text(encoding="ascii") if mark.exists() else None
     with lease(Mirror(mirror.root, mirror.address), layout.root / "lease.json", driver=driver):
         sender = RunSender(mirror, layout, step, keep)
-        sender.start()
         try:
-            yield
+            with repeating(sender.try_send, INTERVAL, "run-sender"):
+                yield
         except BaseException:
             with suppress(ClusterError):  # what went wrong first is what is told
-                sender.close(BRIEF)
+                sender.send_rest(BRIEF)
             raise
-        sender.close(PATIENCE)
+        sender.send_rest(PATIENCE)
 
 
 def send_begun(run: Run, patience: float = PATIENCE) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Protocol
 
+from secauditai.background import repeating
 from secauditai.errors import ClusterError, RunError
 from secauditai.files import whole_file
 from secauditai.runs import RunLayout
@@ -174,18 +175,17 @@ class Courier:
             self._whole.append("memory.json")
             self._growing["metrics.jsonl"] = Growing()
         self._passed: dict[str, bytes] = {}
-        self._busy, self._done, self._away = threading.Lock(), threading.Event(), False
-        self._thread = threading.Thread(target=self._go_on, name="courier", daemon=True)
+        self._busy, self._away = threading.Lock(), False
+        self._background = repeating(self.pass_on, INTERVAL, "courier")
 
     def __enter__(self) -> "Courier":
-        self._thread.start()
+        self._background.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
+        self._background.__exit__(kind, error, trace)
         self.pass_on()
 
     def pass_on(self) -> None:
@@ -200,10 +200,6 @@ class Courier:
                 self._away = True
             else:
                 self._away = False
-
-    def _go_on(self) -> None:
-        while not self._done.wait(INTERVAL):
-            self.pass_on()
 
     def _exchange(self) -> bool:
         """One exchange; whether more is waiting."""
