@@ -70,7 +70,7 @@ def outcome_of(run: Run) -> Outcome:
         version=run.info.model_version,
         global_step=max((record["step"] for record in _train_records(run)), default=0),
         metrics=summary.get("metrics", {}),
-        samples_per_second=summary.get("samples_per_second", 0.0),
+        samples_per_second=_mean_rate(run),
         seconds=summary.get("seconds", 0.0),
         ray_startup_seconds=summary.get("ray_startup_seconds", 0.0),
     )
@@ -85,10 +85,9 @@ def _mean_rate(run: Run) -> float:
     return sum(rates) / len(rates) if rates else 0.0
 
 
-def _summary(run: Run, metrics: dict[str, float | None], result: Launch, started: float) -> dict[str, Any]:
+def _summary(metrics: dict[str, float | None], result: Launch, started: float) -> dict[str, Any]:
     return {
         "metrics": metrics,
-        "samples_per_second": _mean_rate(run),
         "seconds": time.monotonic() - started - result.ray_startup_seconds,
         "ray_startup_seconds": result.ray_startup_seconds,
     }
@@ -173,7 +172,7 @@ def complete(
             status=FINISHED if published else STOPPED,
             finished=time.time(),
             model_version=published.version if published else None,
-            summary=_summary(run, published.metrics if published else {}, result, started),
+            summary=_summary(published.metrics if published else {}, result, started),
         )
     except BaseException as error:
         if isinstance(error, SecAuditError):

@@ -369,7 +369,7 @@ def _finish(ledger: Ledger, workspace: Path, stopped_for: str | None, progress: 
         published = publish(run, workspace, register_model=False, progress=progress)
         lineage = {"sweep_id": ledger.sweep_id, "trial_id": best.trial_id, "trials": str(len(ledger.trials))}
         version = register(run, workspace, tags=lineage)
-        run.update(model_version=version, summary={"metrics": published.metrics})
+        run.update(model_version=version, summary={**run.info.summary, "metrics": published.metrics})
         send_ended(run)
         layer = parse_layer(ledger.layer, where=str(ledger.path))
         chosen = {**layer, **best.settings, "seed": trained.seed, "selection_metric": ledger.metric}

@@ -221,12 +221,14 @@ def _train(
                 max_failures=max_failures,
                 notify=lambda _text: None,
             )
-        seconds = time.monotonic() - started if result.attempts else 0.0
+        seconds = time.monotonic() - started - result.ray_startup_seconds if result.attempts else 0.0
         tracking.catch_up()
         rule.exchange()
         rung = None if result.finished else rule.stopped_at()
         status = FINISHED if result.finished else INTERRUPTED if rung is None else STOPPED
         run.update(status=_run_status(status), finished=time.time())
+        if result.attempts:
+            run.update(summary={"seconds": seconds, "ray_startup_seconds": result.ray_startup_seconds})
         send_ended(run)
     except SecAuditError:
         with suppress(ClusterError):  # what went wrong first is what is told

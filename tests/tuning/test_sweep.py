@@ -63,6 +63,10 @@ def test_a_sweep_registers_its_best_trial_below_one_parent(cli: Cli, tmp_path: P
 
     again = json.loads(cli("train", "tune", "--resume", "--json").out)
     assert (again["sweep_id"], again["trials"], again["best"]) == (sweep["sweep_id"], sweep["trials"], sweep["best"])
+    (best,) = [trial for trial in sweep["trials"] if trial["trial_id"] == sweep["best"]["trial_id"]]
+    resumed = json.loads(cli("train", "resume", "--model", "c", "--json").out)
+    assert (resumed["run_dir"], resumed["seconds"]) == (best["run_dir"], round(best["seconds"], 3))
+    assert resumed["samples_per_second"] > 0
     more = json.loads(cli("train", "tune", "--resume", sweep["sweep_id"], "--num-samples", 4, "--json").out)
     assert more["trials"][:3] == sweep["trials"]
     assert len(more["trials"]) == len(list_runs(workspace, "c")) == 4
