@@ -5,6 +5,7 @@
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --gpus-per-node=1
 #SBATCH --time=08:00:00
 #SBATCH --output=secauditai-%j.log
@@ -38,12 +39,16 @@ python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TO
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node do not meet
+# A directory of this job's own. symmetric-run looks for the Ray it has started in the one that the environment names, not in --temp-dir's.
+export RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID
+# Importing Ray from shared storage takes a while when all nodes do it at once.
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-300}
 
 # Starts Ray on every node, runs the command on the first one when all have joined, and stops Ray again. It ends with 0 even when Ray
 # does not start or it is interrupted, so the command leaves a mark when it has ended well.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 ray symmetric-run \
-    --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$SLURM_JOB_ID" \
+    --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --dashboard-host 127.0.0.1 \
     -- bash -c '"$@" && : > "$0"' "$finished" secauditai train start --config "$config" --address auto "$@"
 if [[ ! -e $finished ]]; then
     echo "Error: the training did not run to its end: Ray did not start, or was interrupted (see above)." >&2
