@@ -162,6 +162,31 @@ def test_slurm_sees_a_ray_that_did_not_start(allocation: Callable[..., Any]) -> 
     assert allocation('"$@"; exit 0', "kill -9 $$").returncode == 1
 
 
+def test_slurm_starts_ray_where_symmetric_run_looks_for_it(allocation: Callable[..., Any]) -> None:
+    """It joins without an address, so it finds a Ray whose directory comes from the environment, but none of `--temp-dir`."""
+    done = allocation('echo "waits $RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT in $RAY_TMPDIR"; "$@"')
+    assert "waits 300 in /tmp/ray-7\n" in done.stdout
+    started = SCRIPTS[0].read_text(encoding="utf-8").partition("\nsrun ")[2]
+    assert "symmetric-run" in started
+    assert "--temp-dir" not in started
+    assert "#SBATCH --mem=0\n" in SCRIPTS[0].read_text(encoding="utf-8")
+
+
+def test_mlflow_says_that_a_password_is_too_short(tmp_path: Path) -> None:
+    environment = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "key",
+        "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "elevenchars",
+    }
+    done = subprocess.run([SCRIPTS[1]], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: MLFLOW_AUTH_ADMIN_PASSWORD is too short")
+    assert done.stderr.count("\n") == 1
+
+
 def test_slurm_names_its_usage_when_there_is_no_configuration(tmp_path: Path) -> None:
     done = subprocess.run(["bash", SCRIPTS[0], tmp_path / "none.yaml"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

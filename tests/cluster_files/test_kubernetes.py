@@ -125,6 +125,13 @@ def test_mlflow_needs_nothing_that_its_policies_deny() -> None:
     assert "PostgreSQL" not in (CLUSTER / "kubernetes" / "base" / "mlflow.yaml").read_text(encoding="utf-8")
 
 
+def test_services_give_no_variables_to_mlflow() -> None:
+    """Kubernetes would set MLFLOW_PORT=tcp://… for a Service of this name, and the server would take it for its port."""
+    service, (pod,) = one("base", "Service", "mlflow"), pods(one("base", "Deployment", "mlflow"))
+    assert f"{service['metadata']['name']}_port".upper() in (CLUSTER / "mlflow-server").read_text(encoding="utf-8")
+    assert pod["enableServiceLinks"] is False
+
+
 def test_the_overlay_makes_gpu_workers_on_demand_and_on_spot_nodes() -> None:
     groups = one("overlays/gpu", "RayCluster")["spec"]["workerGroupSpecs"]
     assert [group["groupName"] for group in groups] == ["gpu", "gpu-spot"]
