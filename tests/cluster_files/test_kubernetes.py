@@ -125,6 +125,17 @@ def test_mlflow_needs_nothing_that_its_policies_deny() -> None:
     assert "PostgreSQL" not in (CLUSTER / "kubernetes" / "base" / "mlflow.yaml").read_text(encoding="utf-8")
 
 
+def test_objects_fit_into_shared_memory() -> None:
+    """Ray takes 30 % of a pod's memory for them, and the disk in place of a /dev/shm that is smaller."""
+    for directory in ("base", "overlays/gpu"):
+        spec = one(directory, "RayCluster")["spec"]
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            (shm,) = [v["emptyDir"] for v in group["template"]["spec"]["volumes"] if v["name"] == "shm"]
+            assert shm["medium"] == "Memory"
+            room = int(shm["sizeLimit"].removesuffix("Gi")) * 2**30
+            assert 2**30 <= int(group["rayStartParams"]["object-store-memory"]) < room
+
+
 def test_services_give_no_variables_to_mlflow() -> None:
     """Kubernetes would set MLFLOW_PORT=tcp://… for a Service of this name, and the server would take it for its port."""
     service, (pod,) = one("base", "Service", "mlflow"), pods(one("base", "Deployment", "mlflow"))
