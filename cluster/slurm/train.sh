@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One training on several Slurm nodes: Ray starts with the allocation and ends with it.
 #   sbatch --nodes 2 cluster/slurm/train.sh jobs/finetune-codebert.yaml [further options of `secauditai train start`]
+#   sbatch --nodes 2 cluster/slurm/train.sh resume MODEL [further options of `secauditai train resume`]
 #SBATCH --job-name=secauditai
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -11,12 +12,16 @@
 #SBATCH --output=secauditai-%j.log
 set -euo pipefail
 
-if [[ $# -lt 1 || ! -f $1 ]]; then
-    echo "Usage: sbatch cluster/slurm/train.sh CONFIG.yaml [OPTION…]" >&2
+if [[ ${1-} == resume && $# -ge 2 ]]; then
+    work=(resume --model "$2")
+    shift 2
+elif [[ -f ${1-} ]]; then
+    work=(start --config "$(realpath "$1")")
+    shift
+else
+    echo "Usage: sbatch cluster/slurm/train.sh CONFIG.yaml [OPTION…], or … train.sh resume MODEL [OPTION…]" >&2
     exit 2
 fi
-config=$(realpath "$1")
-shift
 
 # The project on storage that all nodes share, with its environment in .venv, and the workspace beside it.
 project=${SLURM_SUBMIT_DIR:?run this with sbatch}
@@ -49,7 +54,7 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_T
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 ray symmetric-run \
     --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --dashboard-host 127.0.0.1 \
-    -- bash -c '"$@" && : > "$0"' "$finished" secauditai train start --config "$config" --address auto "$@"
+    -- bash -c '"$@" && : > "$0"' "$finished" secauditai train "${work[@]}" --address auto "$@"
 if [[ ! -e $finished ]]; then
     echo "Error: the training did not run to its end: Ray did not start, or was interrupted (see above)." >&2
     exit 1

@@ -126,7 +126,7 @@ def allocation(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[st
         path.write_text(f"#!/usr/bin/env bash\n{body}\n")
         path.chmod(0o755)
 
-    def run(ray: str, training: str = "exit 0") -> subprocess.CompletedProcess[str]:
+    def run(ray: str, training: str = "exit 0", resume: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         command("srun", 'shift; exec "$@"')
         command("scontrol", "echo node1")
         command("python", f'exec {sys.executable} "$@"')
@@ -140,7 +140,8 @@ def allocation(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[st
         }
         environment = {name: str(value) for name, value in slurm.items()}
         environment |= {"PATH": os.environ["PATH"], "SECAUDITAI_ENV": str(tmp_path / "nodes.env")}
-        words = ["bash", SCRIPTS[0], tmp_path / "config.yaml", "--name", "my model"]
+        arguments = resume or (str(tmp_path / "config.yaml"), "--name", "my model")
+        words = ["bash", str(SCRIPTS[0]), *arguments]
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     return run
@@ -153,6 +154,13 @@ def test_slurm_ends_as_the_training_ended(allocation: Callable[..., Any], tmp_pa
     assert "tracking http://mlflow:5000" in done.stdout
     assert allocation('"$@"', "exit 3").returncode == 3
     assert not list(tmp_path.glob(".ray-token*"))
+
+
+def test_slurm_resumes_a_model_on_all_nodes(allocation: Callable[..., Any]) -> None:
+    done = allocation('"$@"', resume=("resume", "my model", "--json"))
+    assert done.returncode == 0, done.stderr
+    assert "ran: train resume --model my model --address auto --json; tracking http://mlflow:5000" in done.stdout
+    assert allocation('"$@"', resume=("resume",)).returncode == 2
 
 
 def test_slurm_sees_a_ray_that_did_not_start(allocation: Callable[..., Any]) -> None:
