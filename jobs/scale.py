@@ -10,16 +10,35 @@ import time
 from argparse import ArgumentParser
 
 from secauditai.cluster import ensure_ray
+from secauditai.errors import SecAuditError
+
+
+def number(text: str) -> int:
+    """How many; argparse tells the error."""
+    if int(text) < 0:
+        raise ValueError(text)
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    """How long; argparse tells the error."""
+    if not float(text) >= 0:
+        raise ValueError(text)
+    return float(text)
 
 
 def main() -> int:
     """Ask, then wait; 1 when the cluster has not grown so far in time."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs that should be there")
-    parser.add_argument("--cpus", type=int, default=0, help="CPUs that should be there")
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long to wait (default: 20)")
+    parser.add_argument("--gpus", type=number, default=0, help="GPUs that should be there")
+    parser.add_argument("--cpus", type=number, default=0, help="CPUs that should be there")
+    parser.add_argument("--minutes", type=minutes, default=20.0, help="how long to wait (default: 20)")
     known = parser.parse_args()
-    ensure_ray()
+    try:
+        ensure_ray()
+    except SecAuditError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     import ray
     from ray.autoscaler.sdk import request_resources
 

@@ -5,12 +5,14 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import make_samples
 from tiny_bundle import make_bundle
 
+from secauditai.cluster import Node
 from secauditai.config.files import read_layer, resolve_config, spaces_of
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -56,7 +58,36 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     assert "learning_rate" in done.stderr
 
 
-def test_scoring_goes_where_work_goes_and_takes_a_remote_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("script", ["scale.py", "score.py"])
+def test_a_cluster_that_does_not_answer_is_one_line(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    words = ["--workspace", "/shared/team", "--output", "/shared/scores.jsonl"] if script == "score.py" else []
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    assert runpy.run_path(str(JOBS / script))["main"]() == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Error: no Ray cluster answers at 127.0.0.1:1")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("scale.py", "--gpus=-1"), ("scale.py", "--minutes=nan"), ("score.py", "--cpus=-1"), ("score.py", "--gpus=nan")],
+)
+def test_amounts_that_cannot_be_are_refused(
+    script: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, words, "--output=/shared/scores.jsonl", "--workspace=/shared/team"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOBS / script))["main"]()
+    assert ended.value.code == 2
+    assert f"argument {words.partition('=')[0]}: invalid" in capsys.readouterr().err
+
+
+def test_scoring_goes_where_work_goes_and_takes_a_remote_workspace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import ray
 
     asked: dict[str, Any] = {}
@@ -71,13 +102,25 @@ def test_scoring_goes_where_work_goes_and_takes_a_remote_workspace(monkeypatch: 
             return 0, "", ""
 
     main = runpy.run_path(str(JOBS / "score.py"))["main"]
-    monkeypatch.setitem(main.__globals__, "ensure_ray", lambda: None)
+    monkeypatch.setitem(
+        main.__globals__, "ensure_ray", lambda: SimpleNamespace(nodes=(Node("id", "here", 2.0, 0.0, is_head=False),))
+    )
     monkeypatch.setitem(main.__globals__, "work_labels", lambda: {"ray.io/node-id": "!head"})
     monkeypatch.setattr(ray, "remote", lambda _function: Task())
     monkeypatch.setattr(ray, "get", lambda done: done)
-    words = ["--data", "s3://bucket/new.jsonl", "--workspace", "s3://bucket/team", "--output", "/shared/scores.jsonl"]
+    words = [
+        "--gpus",
+        "1",
+        "--data",
+        "s3://bucket/new.jsonl",
+        "--workspace",
+        "s3://bucket/team",
+        "--output",
+        "/shared/scores.jsonl",
+    ]
     monkeypatch.setattr(sys, "argv", ["score.py", *words])
     assert main() == 0
+    assert capsys.readouterr().err.startswith("No node has 1 CPUs and 1 GPUs: waiting")
     assert asked["label_selector"] == {"ray.io/node-id": "!head"}
     assert asked["arguments"][asked["arguments"].index("--workspace") + 1] == "s3://bucket/team"
 
