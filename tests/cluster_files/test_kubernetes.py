@@ -158,5 +158,9 @@ def test_the_job_runs_on_the_cluster_of_the_base() -> None:
     # KubeRay refuses these beside a cluster selector.
     assert not {"backoffLimit", "suspend", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"} & set(job["spec"])
     used = job["spec"]["entrypoint"].split()
+    # The base begins without workers, and a training plans with those that are there.
+    assert [group["minReplicas"] for group in cluster["spec"]["workerGroupSpecs"]] == [0]
+    assert used[1:4] == ["/opt/secauditai/jobs/scale.py", "--cpus", "1"]
+    assert not set(job["spec"]["entrypoint"]) & set("&;|\"'$\n")
     for path in [word for word in used if word.startswith("/opt/secauditai/")]:
         assert (CLUSTER.parent / path.removeprefix("/opt/secauditai/")).is_file(), path

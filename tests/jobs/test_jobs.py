@@ -1,6 +1,7 @@
 """The entry points and configurations in `jobs/`."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -164,3 +165,19 @@ def test_scaling_waits_for_what_is_there_and_gives_up(
     assert "still missing {'CPU': 100000}" in capfd.readouterr().err
     monkeypatch.setattr(sys, "argv", ["scale.py"])
     assert script["main"]() == 0
+
+
+@pytest.mark.ray
+def test_scaling_runs_a_command_and_ends_as_it_ended(ray_cluster: str) -> None:
+    def scale(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, JOBS / "scale.py", "--cpus", "1", *words]
+        environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+    done = scale(sys.executable, "-c", "import sys; print('ran', sys.argv[1:]); sys.exit(7)", "--cpus", "9")
+    assert done.returncode == 7, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["The", "ran", "The"]
+    assert "ran ['--cpus', '9']" in done.stdout
+    done = scale("/no/such/command")
+    assert done.returncode == 127
+    assert done.stderr == "Error: /no/such/command: No such file or directory\n"
