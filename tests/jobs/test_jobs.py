@@ -170,7 +170,7 @@ def test_scaling_waits_for_what_is_there_and_gives_up(
 @pytest.mark.ray
 def test_scaling_runs_a_command_and_ends_as_it_ended(ray_cluster: str) -> None:
     def scale(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, JOBS / "scale.py", "--cpus", "1", *words]
+        line = [sys.executable, str(JOBS / "scale.py"), "--cpus", "1", *words]
         environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
         return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
 
