@@ -26,11 +26,13 @@ CHECKS = {
 
 
 def run_check(arguments: list[str]) -> tuple[int, str]:
-    """The exit code of a check and its last line."""
+    """The exit code of a check and its last line; what a failure looks like goes to stderr."""
     environment = {**os.environ, "HYPOTHESIS_PROFILE": "soak", "SOAK": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "--timeout", "7200", *arguments]
     started = time.monotonic()
     done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout[-10_000:], file=sys.stderr, flush=True)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip()[-200:]
     about = f"{time.strftime('%Y-%m-%d', time.gmtime())}, Python {platform.python_version()}, {os.cpu_count()} CPUs"
     return done.returncode, f"{last} ({time.monotonic() - started:.0f} s; {about})"

@@ -29,7 +29,7 @@ STEPS = 60
 SPACE = {"learning_rate": {"loguniform": [1e-4, 1e-2]}}
 SETTINGS = {"max_steps": STEPS, "eval_interval": 20, "checkpoint_interval": 10, "threads": 1}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if SOAK else 900)]
 
 
 @pytest.fixture(scope="module")
