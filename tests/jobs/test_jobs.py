@@ -64,6 +64,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # as if no test of this process had connected to it
     words = ["--workspace", "/shared/team", "--output", "/shared/scores.jsonl"] if script == "score.py" else []
     monkeypatch.setattr(sys, "argv", [script, *words])
     assert runpy.run_path(str(JOBS / script))["main"]() == 1

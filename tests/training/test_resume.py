@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 from training_runs import copy_run, history, new_run, weights, write_dataset
 
-from secauditai.cluster import Cluster
+from secauditai.cluster import Cluster, Node
 from secauditai.config.files import read_layer, write_layer
 from secauditai.errors import RunError
 from secauditai.files import write_json
@@ -216,8 +216,9 @@ def test_settings_that_change_the_training_are_refused(
 def test_devices_are_those_of_the_cluster_that_the_run_goes_on_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = Cluster(started_here=False, startup_seconds=0.0, cpus=12, gpus=2)
-    monkeypatch.setattr("secauditai.cluster.ensure_ray", lambda address: {"auto": there}[address])
+    nodes = tuple(Node(name, name, cpus=6, gpus=1, is_head=False) for name in ("one", "two"))
+    there = Cluster(started_here=False, startup_seconds=0.0, nodes=nodes)
+    monkeypatch.setattr("secauditai.training.devices.ensure_ray", lambda address: {"auto": there}[address])
     changes = resolve_resume(tmp_path, "m", "latest", {"num_workers": 2}, "auto").changes
     assert changes is not None
     assert (changes.recipe.device, changes.recipe.threads) == ("cuda", 6)
