@@ -74,8 +74,10 @@ def test_compose_publishes_on_loopback_and_keeps_the_database_inside() -> None:
 def test_mlflow_answers_its_own_host_whatever_names_are_listed() -> None:
     """The list takes the place of MLflow's own, in which this host stands."""
     value = compose()["services"]["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
-    listed = value.replace("${MLFLOW_SERVER_ALLOWED_HOSTS:-}", "mlflow.example.internal:5000").split(",")
-    assert listed == ["localhost:*", "127.0.0.1:*", "mlflow.example.internal:5000"]
+    for listed, hosts in (("", []), ("mlflow.example.internal:5000", ["mlflow.example.internal:5000"])):
+        expand = ["bash", "-c", f'printf %s "{value}"']  # which reads these expressions as Compose does
+        found = subprocess.check_output(expand, env={"MLFLOW_SERVER_ALLOWED_HOSTS": listed}, text=True)
+        assert found.split(",") == ["localhost:*", "127.0.0.1:*", *hosts]
 
 
 def test_every_secret_comes_from_the_environment_and_is_required() -> None:
