@@ -100,8 +100,8 @@ def submit_command(ctx: click.Context, target: "Target", workspace: Path, *, com
     )
     entrypoint = shlex.join(["python", "-m", "secauditai.cli.entry", target.workspace, job_id])
     api.submit(job_id, entrypoint, shown(command.arguments), computes=computes)
-    out.say(f"Job {job_id} on {target.address}; workspace {target.workspace}")
     try:
+        out.say(f"Job {job_id} on {target.address}; workspace {target.workspace}")
         job = api.follow(job_id, lambda line: click.echo(line, err=True))
     except KeyboardInterrupt:
         return _detach(api, job_id, target, out)

@@ -1,7 +1,9 @@
 """Workers on several nodes that share no directory, in a workspace on an object store."""
 
 import json
+import re
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,7 +50,9 @@ def head(server: S3Server, tracking: Server, tmp_path: Path) -> Iterator[Head]:
 
 def begin(head: Head, address: str, cache: Path, words: list[object]) -> subprocess.Popen[str]:
     """Start a command on a machine whose mirror of the workspace is in a cache."""
-    code = "from secauditai.cli.app import main; main()"
+    # A shell that runs tests in the background has them ignore SIGINT, and whatever they start.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from secauditai.cli.app import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words), "--address", address],
         stdout=subprocess.PIPE,
@@ -65,21 +69,36 @@ def jobs(head: Head, *words: str) -> dict[str, Any]:
     return dict(json.loads(subprocess.check_output(line, env=head.environment, text=True, timeout=300)))
 
 
+def detach(follower: subprocess.Popen[str]) -> str:
+    """Press Ctrl-C where a job is followed; its id."""
+    assert follower.stdout is not None
+    said = ""
+    while "\nJob " not in f"\n{said}":
+        said += (line := follower.stdout.readline())
+        assert line, said
+    follower.send_signal(signal.SIGINT)
+    rest, _ = follower.communicate(timeout=60)
+    assert follower.returncode == 130, said + rest
+    (job_id,) = re.findall(r"Detached; job (\S+) goes on\.", rest)
+    assert f"Next: secauditai jobs logs {job_id} --follow" in rest
+    return str(job_id)
+
+
 def test_two_nodes_train_as_one_are_stopped_and_resumed_bit_for_bit(
     data: Path, machines: Machines, head: Head, tmp_path: Path, undisturbed: Run
 ) -> None:
     here = machines.open("head")  # which drives what comes as a job
-    stopped = begin(head, head.jobs_address, tmp_path / "user", finetune_flags(data, machines.address))
+    job = detach(begin(head, head.jobs_address, tmp_path / "user", finetune_flags(data, machines.address)))
+    stopped = begin(head, head.jobs_address, tmp_path / "user", ["jobs", "logs", job, "--follow"])
     wait_until(lambda: stopped.poll() is not None or bool(list(here.glob("runs/*/*/metrics.jsonl"))), "training")
     assert stopped.poll() is None, stopped.communicate()[0]
     run = run_of(here)
     wait_for_step(run, 10)
-    (job,) = jobs(head, "list")["jobs"]
-    jobs(head, "stop", job["job_id"])
+    jobs(head, "stop", job)
     said, _ = stopped.communicate(timeout=300)
     assert stopped.returncode != 0, said
     assert "Traceback" not in said
-    assert jobs(head, "status", job["job_id"])["status"] == "STOPPED"
+    assert jobs(head, "status", job)["status"] == "STOPPED"
     assert run.info.status == "stopped"
     newest = list_checkpoints(run.layout.checkpoints)[-1]
     assert newest.step == max(record["step"] for record in read_metrics(run.layout.metrics))

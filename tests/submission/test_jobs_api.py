@@ -197,6 +197,25 @@ def test_ray_tells_nothing_of_its_own_while_a_job_is_submitted(
     assert (*capfd.readouterr(), caplog.text) == ("", "", "")
 
 
+@pytest.mark.parametrize(("answer", "stopped"), [("y", True), ("n", False)])
+def test_ctrl_c_on_a_terminal_asks_whether_the_job_stops_too(
+    cli: Cli, cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, *, stopped: bool
+) -> None:
+    def interrupt(*_words: object) -> None:
+        raise KeyboardInterrupt
+
+    asked: list[str] = []
+    monkeypatch.setattr(JobsApi, "follow", interrupt)
+    monkeypatch.setattr(JobsApi, "stop", lambda _api, job_id: asked.append(job_id))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _text: answer)
+    done = cli(*TRAIN, "--data", "security_dataset", "--workspace", tmp_path / "w", "--address", cluster.address)
+    assert done.code == 130, done.err
+    assert asked == (list(cluster.jobs) if stopped else [])
+    assert ("is asked to stop" in done.out + done.err) == stopped
+    assert ("goes on" in done.out + done.err) != stopped
+
+
 def test_words_of_the_entry_point_survive_the_shell(cli: Cli, cluster: FakeCluster, tmp_path: Path) -> None:
     shared = tmp_path / "my work; touch $(x) 'y'"
     result = cli(*TRAIN, "--data", "security_dataset", "--workspace", shared, "--address", cluster.address)
